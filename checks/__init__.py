@@ -1,0 +1,1 @@
+"""Checks, one file a topic: pure functions from a Machine to Findings."""

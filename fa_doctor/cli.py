@@ -1,0 +1,70 @@
+"""The command line: names every command, imports one only when it is called, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from fa_doctor import __version__
+from fa_doctor.errors import EXIT_UNDECIDED, FaDoctorError
+
+__all__ = ["COMMANDS", "main_group", "run"]
+
+# name -> (module that holds `command`, one line of help). The line stands here so that `fa-doctor --help` need not
+# import every command; tests/fa_doctor/test_cli.py holds both against the commands themselves.
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called: starting fa-doctor must stay cheap."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-V", prog_name="fa-doctor", message="%(prog)s %(version)s")
+def main_group() -> None:
+    """Makes FlashAttention work on AMD GPUs: checks the machine, installs a working stack, proves it on the GPU."""
+
+
+def run(argv: list[str] | None) -> int:
+    """Runs one command; returns its exit code. Nothing but BrokenPipeError and OSError of stdout escapes."""
+    try:
+        outcome = main_group.main(args=argv, prog_name="fa-doctor", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except click.exceptions.Abort:
+        sys.stderr.write("fa-doctor: interrupted\n")
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FaDoctorError as error:
+        sys.stderr.write(f"fa-doctor: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last line of defence: exit 3, never Python's 1
+        sys.stderr.write(
+            f"fa-doctor: internal error: {type(error).__name__}: {error}\n"
+            "This is a fault of fa-doctor, not of this machine. FA_DOCTOR_TRACEBACK=1 shows where it happened.\n"
+        )
+        if os.environ.get("FA_DOCTOR_TRACEBACK") == "1":
+            import traceback
+
+            traceback.print_exc()
+        return EXIT_UNDECIDED

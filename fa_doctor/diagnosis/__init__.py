@@ -1,0 +1,1 @@
+"""Findings, fixes, and the engine that runs checks over a machine."""

@@ -1,0 +1,1 @@
+"""Plans, applies, journals and undoes changes to a Python environment."""

@@ -1,0 +1,1 @@
+"""Runs the attention kernels in a child of the target Python and reads what it reports."""

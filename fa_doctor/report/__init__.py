@@ -1,0 +1,1 @@
+"""Formats of a report: text, JSON, JUnit."""

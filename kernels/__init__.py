@@ -1,0 +1,1 @@
+"""FlashAttention in Triton. Knows nothing of the doctor; imports only torch, Triton and itself, relatively."""
