@@ -15,7 +15,13 @@ __all__ = ["COMMANDS", "main_group", "run"]
 
 # name -> (module that holds `command`, one line of help). The line stands here so that `fa-doctor --help` need not
 # import every command; tests/fa_doctor/test_cli.py holds both against the commands themselves.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "gpus": ("fa_doctor.commands.gpus", "Lists the known GPUs, or shows everything known of one."),
+    "stacks": (
+        "fa_doctor.commands.stacks",
+        "Lists the stacks that are known to fit together, or shows everything known of one.",
+    ),
+}
 
 
 class LazyGroup(click.Group):

@@ -1,0 +1,115 @@
+"""What a PCI device id of AMD (vendor 1002) stands for: the product, its gfx target, its memory and peaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fa_doctor.knowledge.tables import load, sources_of
+
+__all__ = ["Legacy", "Product", "gfx_from_pci", "legacy_from_pci", "product_name", "products", "products_from_pci"]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product: memory in GiB, bandwidth in GB/s, peaks in dense TFLOPS; of the whole card (both GCDs)."""
+
+    name: str
+    gfx: str
+    pci: tuple[str, ...]
+    vram_gib: float | None
+    compute_units: int | None
+    bandwidth_gb_s: float | None
+    fp16_tflops: float | None
+    bf16_tflops: float | None
+    infinity_cache_mib: int | None
+    peak_confidence: str | None
+    note: str | None
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Legacy:
+    """A chip older than anything ROCm's present releases run on."""
+
+    codename: str
+    gfx: str
+    generation: str
+    kernel_driver: str
+    sources: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def products() -> tuple[Product, ...]:
+    """Every known product."""
+    table = load("products")
+    return tuple(
+        Product(
+            name=row["name"],
+            gfx=row["gfx"],
+            pci=tuple(row.get("pci", ())),
+            vram_gib=row.get("vram_gib"),
+            compute_units=row.get("compute_units"),
+            bandwidth_gb_s=row.get("bandwidth_gb_s"),
+            fp16_tflops=row.get("fp16_tflops"),
+            bf16_tflops=row.get("bf16_tflops"),
+            infinity_cache_mib=row.get("infinity_cache_mib"),
+            peak_confidence=row.get("peak_confidence"),
+            note=row.get("note"),
+            sources=sources_of(table, row["sources"]),
+        )
+        for row in table["product"]
+    )
+
+
+def products_from_pci(device_id: int, revision: int | None = None) -> tuple[Product, ...]:
+    """The products a PCI device id of vendor 1002 may be; with the revision, those whose name it confirms."""
+    key = _pci_key(device_id)
+    found = tuple(product for product in products() if key in product.pci)
+    name = product_name(device_id, revision) if revision is not None else None
+    if name and len(found) > 1:
+        exact = tuple(product for product in found if product.name == name)
+        return exact or tuple(product for product in found if product.name in name) or found
+    return found
+
+
+def product_name(device_id: int, revision: int | None) -> str | None:
+    """The marketing name of a device id and revision (as in amdgpu.ids), else of the only product with that id."""
+    key = _pci_key(device_id)
+    device = load("pci_names")["device"].get(key)
+    if device and revision is not None:
+        for name, revisions in device["names"].items():
+            if f"{revision:02x}" in revisions:
+                return str(name)
+    names = [product.name for product in products() if key in product.pci]
+    return names[0] if len(names) == 1 else None
+
+
+def gfx_from_pci(device_id: int) -> str | None:
+    """The gfx target of a PCI device id of vendor 1002 (a chip has one target, whatever the product is called)."""
+    key = _pci_key(device_id)
+    for product in products():
+        if key in product.pci:
+            return product.gfx
+    device = load("pci_names")["device"].get(key)
+    return str(device["gfx"]) if device else None
+
+
+def legacy_from_pci(device_id: int) -> Legacy | None:
+    """The chip of a PCI device id that is too old for ROCm; None when the id is not of that kind."""
+    table = load("products")
+    key = _pci_key(device_id)
+    for row in table["legacy"]:
+        if key in row["pci"]:
+            return Legacy(
+                codename=row["codename"],
+                gfx=row["gfx"],
+                generation=row["generation"],
+                kernel_driver=row["kernel_driver"],
+                sources=sources_of(table, row["sources"]),
+            )
+    return None
+
+
+def _pci_key(device_id: int) -> str:
+    return f"0x{device_id:04x}"
