@@ -16,6 +16,22 @@ __all__ = ["COMMANDS", "main_group", "run"]
 # name -> (module that holds `command`, one line of help). The line stands here so that `fa-doctor --help` need not
 # import every command; tests/fa_doctor/test_cli.py holds both against the commands themselves.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "check": (
+        "fa_doctor.commands.check",
+        "Finds what keeps FlashAttention from working on this machine, and how to mend it.",
+    ),
+    "snapshot": (
+        "fa_doctor.commands.snapshot",
+        "Records what check reads of this machine into a new folder; secrets are removed.",
+    ),
+    "diff": (
+        "fa_doctor.commands.diff",
+        "Shows what differs between two reports or recorded machines, most telling first.",
+    ),
+    "checks": (
+        "fa_doctor.commands.checks",
+        "Lists the checks, or explains one: what, why it matters, how to fix, sources.",
+    ),
     "gpus": ("fa_doctor.commands.gpus", "Lists the known GPUs, or shows everything known of one."),
     "stacks": (
         "fa_doctor.commands.stacks",

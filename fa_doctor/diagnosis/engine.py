@@ -65,16 +65,17 @@ def _verdicts(check: Check, machine: Machine) -> Iterator[Verdict]:
 def summarise(findings: Iterable[Finding], *, strict: bool = False) -> dict[str, str | int]:
     """Counts by status and the verdict on the whole: fail before unknown-only before warn before pass.
 
-    Ignored findings are not counted. The whole is `unknown` only if no check could decide anything.
+    Ignored findings are not counted. The whole is `unknown` only if no check could decide anything, or none ran.
     """
     counts = dict.fromkeys(Status, 0)
+    findings = list(findings)
     for finding in findings:
         if finding.ignored is None:
             counts[finding.status] += 1
     decided = counts[Status.PASS] + counts[Status.WARN] + counts[Status.FAIL]
     if counts[Status.FAIL] or (strict and counts[Status.WARN]):
         whole = Status.FAIL
-    elif not decided and counts[Status.UNKNOWN]:
+    elif not decided and (counts[Status.UNKNOWN] or not findings):
         whole = Status.UNKNOWN
     else:
         whole = Status.WARN if counts[Status.WARN] else Status.PASS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.driver import Driver
@@ -11,9 +12,12 @@ from fa_doctor.facts.packages import Companion, FlashAttention, Torch, Triton
 from fa_doctor.facts.python import Python
 from fa_doctor.facts.rocm import RocmInstall
 from fa_doctor.facts.system import System
-from fa_doctor.host import User
+from fa_doctor.host import Host, User
 
-__all__ = ["Machine"]
+if TYPE_CHECKING:
+    from fa_doctor.diagnosis.model import Level
+
+__all__ = ["Machine", "gather"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +42,8 @@ class Machine:
     flash_attention: FlashAttention | None = None
     companions: tuple[Companion, ...] = ()
     variables: dict[str, str] | None = None  # those of knowledge/variables.toml that are set; None: not known
+
+
+def gather(host: Host, *, level: Level, python: str | None, deadline: float) -> Machine:
+    """Asks the host for all facts of `level`. `deadline` is in time.monotonic seconds."""
+    return Machine(host_kind=host.kind, description=host.description, user=host.user)

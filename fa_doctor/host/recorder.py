@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +12,32 @@ from fa_doctor.errors import UsageProblem
 from fa_doctor.host.base import FILE_LIMIT, CommandOutput, Disk, FileText, Host, Listing, Problem, Stat, User
 from fa_doctor.host.elf import ElfDynamic
 from fa_doctor.host.recording import SCHEMA, output_name
+from fa_doctor.redaction import is_secret_name
 
 __all__ = ["RecordingHost"]
 
 Answer = TypeVar("Answer")
+
+
+class _ReadVariables(Mapping[str, str]):
+    """An environment that notes which variables were asked for: only these are recorded."""
+
+    def __init__(self, inner: Mapping[str, str]) -> None:
+        self._inner = inner
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.read.add(name)
+        return self._inner[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inner)
+
+    def __len__(self) -> int:
+        return len(self._inner)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._inner
 
 
 class RecordingHost(Host):
@@ -25,6 +47,7 @@ class RecordingHost(Host):
         self.inner = inner
         self.kind = inner.kind
         self.description = inner.description
+        self._environ = _ReadVariables(inner.environ) if inner.environ is not None else None
         self._reads: dict[str, FileText] = {}
         self._log: dict[str, dict[str, Any]] = {
             name: {} for name in ("listings", "stats", "real_paths", "openable", "writable", "disks", "elf", "which")
@@ -33,7 +56,7 @@ class RecordingHost(Host):
 
     @property
     def environ(self) -> Mapping[str, str] | None:
-        return self.inner.environ
+        return self._environ
 
     @property
     def user(self) -> User | None:
@@ -137,7 +160,7 @@ class RecordingHost(Host):
         log = {
             "schema": SCHEMA,
             "complete": False,
-            "environ": dict(self.environ) if self.environ is not None else None,
+            "environ": self._variables(),
             "user": dataclasses.asdict(user) if user else None,
             "reads": problems,
             **self._log,
@@ -145,6 +168,12 @@ class RecordingHost(Host):
         }
         text = json.dumps(_clean_tree(log, clean), indent=1, sort_keys=True, ensure_ascii=False)
         (folder / "recording.json").write_text(text + "\n", encoding="utf-8")
+
+    def _variables(self) -> dict[str, str] | None:
+        if self._environ is None:
+            return None
+        names = sorted(name for name in self._environ.read if name in self._environ)
+        return {name: "REMOVED" if is_secret_name(name) else self._environ[name] for name in names}
 
 
 def _clean_tree(value: Any, clean: Callable[[str], str]) -> Any:

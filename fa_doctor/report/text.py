@@ -1,0 +1,230 @@
+"""The report for a person: what is wrong first, then why, then what to type. Readable without colour, at 80 columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, TextIO
+
+from fa_doctor.report.document import Document
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["console_for", "write"]
+
+_STYLES = {"fail": "bold red", "warn": "bold yellow", "unknown": "bold magenta", "pass": "green", "skip": "dim"}
+_INDENT = 6  # columns that everything below a finding's title is set in
+
+
+def console_for(stream: TextIO) -> Console:
+    """A console that obeys NO_COLOR and FORCE_COLOR, emits no escape into a pipe, and wraps at 80 columns there."""
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(
+            file=stream, highlight=False, markup=False, emoji=False, width=80, color_system=None, force_terminal=False
+        )
+    return console
+
+
+def write(document: Document, stream: TextIO, *, verbose: bool = False) -> None:
+    """Prints the report. `verbose` adds what passed or was skipped, all evidence, and each check's duration."""
+    printer = _Printer(console_for(stream), verbose)
+    printer.head(document)
+    findings = [finding for finding in document["findings"] if finding["ignored"] is None]
+    for status in ("fail", "warn", "unknown"):
+        for finding in findings:
+            if finding["status"] == status:
+                printer.finding(finding)
+    quiet = [finding for finding in findings if finding["status"] in ("pass", "skip")]
+    if verbose:
+        for finding in quiet:
+            printer.line(finding)
+    for finding in document["findings"]:
+        if finding["ignored"] is not None:
+            printer.ignored(finding)
+    printer.foot(document)
+
+
+class _Printer:
+    def __init__(self, console: Console, verbose: bool) -> None:
+        self.console = console
+        self.verbose = verbose
+
+    def head(self, document: Document) -> None:
+        machine = document["machine"]
+        say = self.console.print
+        say(
+            f"fa-doctor {document['tool']['version']}, {document['level']} check of {machine['description']}",
+            style="bold",
+        )
+        for label, text in _overview(machine):
+            self._labelled(f"  {label:<10}", text)
+        say()
+
+    def finding(self, finding: Document) -> None:
+        from rich.text import Text
+
+        status = finding["status"]
+        label = f"{status.upper():<8}"
+        title = Text.assemble((label, _STYLES[status]), (finding["id"], "bold"), "  ", (finding["title"], "bold"))
+        self.console.print(_hanging(title, len(label)))
+        if finding["detail"]:
+            self._indented(finding["detail"])
+        shown = finding["evidence"] if self.verbose else finding["evidence"][:4]
+        for evidence in shown:
+            self._indented(f"{evidence['source']}: {_shorten(evidence['text'], self.verbose)}", "dim")
+        if len(shown) < len(finding["evidence"]):
+            self._indented(f"({len(finding['evidence']) - len(shown)} more with -v)", "dim")
+        for fix in finding["fixes"]:
+            self._fix(fix)
+        if self.verbose:
+            self._indented(f"{finding['check']}, {finding['duration_s'] * 1000:.1f} ms", "dim")
+        self.console.print()
+
+    def _fix(self, fix: Document) -> None:
+        notes = [note for note in (_need(fix["needs"]), "automatic: fa-doctor fix" if fix["automatic"] else "") if note]
+        self._indented(f"Fix: {fix['title']}" + (f" ({'; '.join(notes)})" if notes else ""), "bold")
+        for command in fix["commands"]:
+            # Never wrapped: a command that the reader copies must stay one line.
+            for line in command.splitlines():
+                self.console.print(" " * (_INDENT + 2) + line, style="cyan", soft_wrap=True)
+
+    def line(self, finding: Document) -> None:
+        from rich.text import Text
+
+        status = finding["status"]
+        text = Text.assemble((f"{status.upper():<8}", _STYLES[status]), finding["id"], "  ", finding["title"])
+        text.append(f"  [{finding['duration_s'] * 1000:.1f} ms]", "dim")
+        self.console.print(_hanging(text, 8))
+        for evidence in finding["evidence"]:
+            self._indented(f"{evidence['source']}: {_shorten(evidence['text'], True)}", "dim")
+
+    def ignored(self, finding: Document) -> None:
+        text = f"{finding['status'].upper():<8}{finding['id']}  {finding['title']} (ignored: {finding['ignored']})"
+        self._indented(text, "dim", 0)
+
+    def foot(self, document: Document) -> None:
+        from rich.text import Text
+
+        summary = document["summary"]
+        names = {"fail": "failed", "warn": "warned", "unknown": "unknown", "pass": "passed", "skip": "skipped"}
+        parts = [f"{summary[status]} {name}" for status, name in names.items() if summary[status]]
+        self.console.print(
+            Text.assemble(
+                (f"{_verdict(summary['status'])} ", _STYLES[summary["status"]]),
+                f"{', '.join(parts) or 'nothing checked'}; {document['duration_s']:.2f} s.",
+            )
+        )
+        for line in _next_steps(document):
+            self._indented(line, indent=0)
+
+    def _labelled(self, label: str, text: str) -> None:
+        from rich.text import Text
+
+        self.console.print(_hanging(Text.assemble((label, "dim"), text), len(label)))
+
+    def _indented(self, text: str, style: str = "", indent: int = _INDENT) -> None:
+        from rich.padding import Padding
+        from rich.text import Text
+
+        self.console.print(Padding(Text(text, style), (0, 0, 0, indent)))
+
+
+def _hanging(text: object, indent: int) -> object:
+    """Wraps a text so that its second line begins under the end of its label."""
+    from rich.table import Table
+    from rich.text import Text
+
+    assert isinstance(text, Text)
+    table = Table.grid(padding=0)
+    table.add_column(width=indent, no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(text[:indent], text[indent:])
+    return table
+
+
+def _overview(machine: Document) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    kinds = Counter(_describe(gpu) for gpu in machine["gpus"])
+    for description, count in kinds.items():
+        rows.append(("GPU", f"{count} x {description}" if count > 1 else description))
+    if machine["gpus"] and machine["gpu_cards"] not in (None, len(machine["gpus"])):
+        rows.append(("", f"{machine['gpu_cards']} cards, {len(machine['gpus'])} compute devices"))
+    for other in machine["other_gpus"]:
+        rows.append(("GPU" if not rows else "", f"{other['name'] or other['vendor'] + ' GPU'}: {other['why']}"))
+    if not rows:
+        rows.append(("GPU", "none found, or not known"))
+    driver = machine["driver"]
+    if driver["loaded"]:
+        rows.append(("driver", " ".join(part for part in ("amdgpu", driver["origin"], driver["version"]) if part)))
+    system = machine["os"]
+    where = [system.get("pretty_name"), system.get("kernel") and f"kernel {system['kernel']}"]
+    where.append("WSL2" if machine["wsl"] else None)
+    container = machine["container"]
+    where.append(f"in a container ({container['runtime'] or 'kind unknown'})" if container["inside"] else None)
+    rows.append(("system", ", ".join(part for part in where if part) or "not known"))
+    if machine["rocm"]:
+        rows.append(("ROCm", ", ".join(f"{one['version'] or '?'} ({one['path']})" for one in machine["rocm"])))
+    python = machine["python"]
+    if python["executable"]:
+        rows.append(("python", f"{python['version'] or '?'} ({python['executable']})"))
+    packages = [
+        ("torch", machine["torch"]),
+        ("triton", machine["triton"]),
+        ("flash_attn", machine["flash_attn"]),
+    ]
+    rows += [("packages", ", ".join(f"{name} {found['version'] if found else 'missing'}" for name, found in packages))]
+    return rows
+
+
+def _describe(gpu: Document) -> str:
+    facts = [gpu["gfx"] or "gfx target unknown"]
+    if gpu["gfx_in_force"] and gpu["gfx_in_force"] != gpu["gfx"]:
+        facts.append(f"overridden to {gpu['gfx_in_force']}")
+    if gpu["compute_units"]:
+        facts.append(f"{gpu['compute_units']} CU")
+    if gpu["vram_bytes"]:
+        facts.append(f"{gpu['vram_bytes'] / (1 << 30):.0f} GiB")
+    if gpu["partition"]:
+        facts.append("/".join(part for part in (gpu["partition"], gpu["memory_partition"]) if part))
+    if gpu["integrated"]:
+        facts.append("integrated")
+    if gpu["visible"] is False:
+        facts.append(f"hidden by {gpu['hidden_by']}" if gpu["hidden_by"] else "hidden")
+    return f"{gpu['name'] or 'AMD GPU'} ({', '.join(facts)})"
+
+
+def _shorten(text: str, whole: bool) -> str:
+    flat = " ".join(text.split())
+    return flat if whole or len(flat) <= 160 else flat[:157] + "..."
+
+
+def _need(need: str | None) -> str:
+    return {"root": "as root", "restart": "then start the session or container anew", "reboot": "then reboot"}.get(
+        need or "", ""
+    )
+
+
+def _verdict(status: str) -> str:
+    return {
+        "pass": "Healthy:",
+        "warn": "Works, with warnings:",
+        "fail": "Not healthy:",
+        "unknown": "Could not be decided:",
+    }[status]
+
+
+def _next_steps(document: Document) -> list[str]:
+    live = [finding for finding in document["findings"] if finding["ignored"] is None]
+    lines = []
+    if any(fix["automatic"] for finding in live for fix in finding["fixes"]):
+        lines.append("`fa-doctor fix` applies the automatic fixes; it asks first, and can undo.")
+    troubled = [finding for finding in live if finding["status"] in ("fail", "unknown")]
+    if any(not finding["fixes"] for finding in troubled if finding["status"] == "fail"):
+        lines.append("For a bug report: `fa-doctor snapshot DIR` records this machine, secrets removed.")
+    if troubled:
+        first = troubled[0]["id"]
+        lines.append(f"`fa-doctor checks {first}` explains {first}; -v shows all that was read.")
+    return lines
