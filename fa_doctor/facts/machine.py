@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from fa_doctor.evidence import Evidence
+from fa_doctor.facts import container, packages, python, resources, system, variables
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.driver import Driver
 from fa_doctor.facts.gpus import Gpus
-from fa_doctor.facts.packages import Companion, FlashAttention, Torch, Triton
+from fa_doctor.facts.packages import Aiter, Companion, FlashAttention, Packages, Torch, Triton
 from fa_doctor.facts.python import Python
+from fa_doctor.facts.resources import Resources
 from fa_doctor.facts.rocm import RocmInstall
 from fa_doctor.facts.system import System
 from fa_doctor.host import Host, User
@@ -19,13 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Machine", "gather"]
 
+Fact = TypeVar("Fact")
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """The sum of the facts; every field that could not be known is None or says so inside.
 
-    `torch`, `triton`, `flash_attention` are None where the target Python has no such package; whether the target
-    Python could be read at all is in `python`.
+    `torch`, `triton`, `flash_attention`, `aiter` are None where the target Python has no such package; whether the
+    target Python could be read at all is in `python`. `faults` names the gatherers that broke (a fault of ours): their
+    facts are unknown.
     """
 
     host_kind: str
@@ -40,10 +47,60 @@ class Machine:
     torch: Torch | None = None
     triton: Triton | None = None
     flash_attention: FlashAttention | None = None
+    aiter: Aiter | None = None
     companions: tuple[Companion, ...] = ()
     variables: dict[str, str] | None = None  # those of knowledge/variables.toml that are set; None: not known
+    resources: Resources = field(default_factory=Resources)
+    faults: tuple[Evidence, ...] = ()
+
+    def variable(self, name: str) -> str | None:
+        """The value of a variable of knowledge/variables.toml, or None if it is not set (or not known)."""
+        return (self.variables or {}).get(name)
 
 
-def gather(host: Host, *, level: Level, python: str | None, deadline: float) -> Machine:
-    """Asks the host for all facts of `level`. `deadline` is in time.monotonic seconds."""
-    return Machine(host_kind=host.kind, description=host.description, user=host.user)
+def gather(host: Host, *, level: Level, python: str | None = None, deadline: float | None = None) -> Machine:
+    """Reads all facts of a machine, each gatherer fed with what those before it found.
+
+    `python` names the target interpreter. `deadline` (time.monotonic seconds) bounds every command that is run. From
+    `level` standard on, a child of the target Python also imports torch and Triton.
+    """
+    faults: list[Evidence] = []
+
+    def ask(subject: str, gatherer: Callable[[], Fact], unknown: Fact) -> Fact:
+        try:
+            return gatherer()
+        except Exception as error:  # noqa: BLE001 - a gatherer of ours that breaks costs its facts, not the run
+            where = error.__traceback__
+            while where is not None and where.tb_next is not None:
+                where = where.tb_next
+            place = f"{where.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{where.tb_lineno}" if where else "?"
+            faults.append(Evidence(place, f"reading the facts on {subject} broke: {type(error).__name__}: {error}"))
+            return unknown
+
+    host.deadline = deadline
+    the_system = ask("the system", lambda: system.gather(host), System())
+    the_container = ask("the container", lambda: container.gather(host), Container(None))
+    the_variables = ask("variables", lambda: variables.gather(host), None)
+    the_python = ask("the target Python", lambda: _python(host, python), Python(None, None))
+    the_packages = ask("packages", lambda: packages.gather(host, the_python), Packages())
+    the_resources = ask("resources", lambda: resources.gather(host, the_system, the_container, the_python), Resources())
+    return Machine(
+        host_kind=host.kind,
+        description=host.description,
+        system=the_system,
+        container=the_container,
+        user=host.user,
+        python=the_python,
+        torch=the_packages.torch,
+        triton=the_packages.triton,
+        flash_attention=the_packages.flash_attention,
+        aiter=the_packages.aiter,
+        companions=the_packages.companions,
+        variables=the_variables,
+        resources=the_resources,
+        faults=tuple(faults),
+    )
+
+
+def _python(host: Host, executable: str | None) -> Python:
+    return python.gather(host, executable)

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import fnmatch
+import posixpath
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fa_doctor.evidence import Evidence
-from fa_doctor.facts.python import Distribution
+from fa_doctor.facts.distributions import Distribution, read_details
+from fa_doctor.facts.python import Python
+from fa_doctor.host import ElfDynamic, Host
+from fa_doctor.knowledge.packages import packages as known_packages
+from fa_doctor.knowledge.stacks import stack_of_torch
+from fa_doctor.knowledge.triton import DISTRIBUTIONS as TRITON_DISTRIBUTIONS
 
-__all__ = ["Companion", "FlashAttention", "Torch", "Triton"]
+__all__ = [
+    "Aiter",
+    "Companion",
+    "Extension",
+    "FlashAttention",
+    "Packages",
+    "Torch",
+    "Triton",
+    "build_of_libraries",
+    "gather",
+    "parse_assignments",
+    "requirement_on",
+]
+
+_SOURCE_LIMIT = 256 << 10
+_HIP_LIBRARIES = ("libamdhip64", "libc10_hip", "libtorch_hip", "libhsa-runtime64", "libhipblas", "librocblas")
+_CUDA_LIBRARIES = ("libcudart", "libc10_cuda", "libtorch_cuda", "libcuda.so", "libcublas", "libnvrtc")
+# Libraries of ROCm that torch's wheels carry in torch/lib up to rocm7.2.
+_BUNDLED = ("libamdhip64.so", "libhsa-runtime64.so", "librocblas.so", "libMIOpen.so", "libhipblaslt.so")
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A compiled file of a package. `needed`: its DT_NEEDED; `versions_needed`: symbol versions by library.
+
+    `python` is the interpreter that its name says it was built for ("312" of `x.cpython-312-x86_64-linux-gnu.so`).
+    """
+
+    path: str
+    needed: tuple[str, ...] = ()
+    versions_needed: Mapping[str, tuple[str, ...]] | None = None
+    build: str | None = None
+    python: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +57,7 @@ class Torch:
 
     `triton_wanted` is the requirement on a Triton distribution as it stands in torch's metadata, if any.
     `arch_list` are the gfx targets that it has code for; None if that cannot be known without importing it.
+    `bundled` lists the ROCm libraries in torch/lib; wheels from ROCm 7.14 on take them from the rocm packages instead.
     """
 
     version: str
@@ -24,9 +66,13 @@ class Torch:
     rocm: str | None = None
     hip: str | None = None
     cuda: str | None = None
+    git_version: str | None = None
     bundles_rocm: bool | None = None
+    bundled: tuple[str, ...] = ()
     triton_wanted: str | None = None
     arch_list: tuple[str, ...] | None = None
+    arch_source: str | None = None
+    distribution: Distribution | None = None
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -43,21 +89,345 @@ class Triton:
 
 @dataclass(frozen=True, slots=True)
 class FlashAttention:
-    """An installed flash_attn. `kind`: "bundled" (fa-doctor's kernels), "ck", "cuda", "triton" (no extension), or None."""
+    """An installed flash_attn. `kind`: "bundled" (fa-doctor's kernels), "ck", "cuda", "triton" (no extension), or None.
+
+    `needs_flag`: the package takes the Triton path only if FLASH_ATTENTION_TRITON_AMD_ENABLE is exactly "TRUE"; newer
+    ones fall back to it by themselves. `needs_aiter`: its Triton kernels are those of the aiter package.
+    """
 
     version: str
     folder: str
     kind: str | None = None
     needs_libraries: tuple[str, ...] = ()  # DT_NEEDED of its extension, if it has one
+    extension: Extension | None = None
+    needs_flag: bool | None = None
+    needs_aiter: bool | None = None
+    distribution: Distribution | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Aiter:
+    """An installed aiter. `has_flash_attention`: it holds the Triton kernels that a newer flash_attn imports.
+
+    `known_gfx` are the gfx targets that its table of architectures names; None if that file was not found.
+    """
+
+    version: str
+    folder: str
+    has_flash_attention: bool | None = None
+    known_gfx: tuple[str, ...] | None = None
     evidence: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A package that is built against torch (torchvision, torchaudio, xformers, vllm, aiter…). `build` as in Torch."""
+    """A package that is built against torch (torchvision, torchaudio, xformers, vllm…). `build` as in Torch."""
 
     name: str
     version: str
     build: str | None = None
     needs_libraries: tuple[str, ...] = ()
+    extensions: tuple[Extension, ...] = ()
+    distribution: Distribution | None = None
     evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """All of them; each is None where the target Python has no such package (`Python.distributions` tells whether its
+    packages could be read at all)."""
+
+    torch: Torch | None = None
+    triton: Triton | None = None
+    flash_attention: FlashAttention | None = None
+    aiter: Aiter | None = None
+    companions: tuple[Companion, ...] = ()
+
+
+def gather(host: Host, python: Python) -> Packages:
+    """Reads what is installed in the target Python."""
+    if python.distributions is None:
+        return Packages()
+    torch = _torch(host, python)
+    return Packages(
+        torch=torch,
+        triton=_triton(host, python),
+        flash_attention=_flash_attention(host, python),
+        aiter=_aiter(host, python),
+        companions=_companions(host, python),
+    )
+
+
+def parse_assignments(text: str, *names: str) -> dict[str, str | None]:
+    """Module-level assignments of a string or None in Python source, annotated or not: `hip: Optional[str] = '6.4'`.
+
+    The text is never executed. Names that are not assigned, or not to a literal, are missing in the answer.
+    """
+    found: dict[str, str | None] = {}
+    for name in names:
+        pattern = rf"^{re.escape(name)}[ \t]*(?::[^=\n]{{0,80}})?=[ \t]*(?:(['\"])([^'\"\n]{{0,200}})\1|(None)\b)"
+        matches = list(re.finditer(pattern, text, re.MULTILINE))
+        if matches:
+            last = matches[-1]
+            found[name] = None if last[3] else last[2]
+    return found
+
+
+def requirement_on(requires: tuple[str, ...], names: tuple[str, ...]) -> str | None:
+    """The first requirement on one of these distributions ("triton-rocm==3.7.1"), its marker taken off.
+
+    Requirements of an extra (`; extra == "..."`) do not count.
+    """
+    for requirement in requires:
+        wanted, _, marker = requirement.partition(";")
+        match = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", wanted)
+        if match and re.sub(r"[-_.]+", "-", match[1]).lower() in names and "extra" not in marker:
+            return re.sub(r"[\s()]+", "", wanted)
+    return None
+
+
+def build_of_libraries(needed: tuple[str, ...]) -> str | None:
+    """ "rocm" or "cuda" by the libraries that a file asks for, None if it asks for neither or for both."""
+    hip = any(name.startswith(_HIP_LIBRARIES) for name in needed)
+    cuda = any(name.startswith(_CUDA_LIBRARIES) for name in needed)
+    return None if hip == cuda else ("rocm" if hip else "cuda")
+
+
+def _find_module(host: Host, python: Python, module: str, owner: Distribution | None) -> str | None:
+    """The folder that `import module` would take: the first on the search path, else an installation in place."""
+    for folder in python.search_path:
+        if host.exists(f"{folder}/{module}"):
+            return f"{folder}/{module}"
+    if owner and owner.editable:
+        for folder in (owner.editable, f"{owner.editable}/src"):
+            if host.exists(f"{folder}/{module}"):
+                return f"{folder}/{module}"
+    return None
+
+
+def _first(host: Host, python: Python, *names: str, record: bool = False) -> Distribution | None:
+    found = python.find(*names)
+    return read_details(host, found[0], record=record) if found else None
+
+
+def _local(version: str) -> str:
+    return version.partition("+")[2]
+
+
+def build_of_label(local: str) -> str | None:
+    """The build that a local version label names: "rocm6.4" and "rocm7.2.4.lw" a ROCm one, "cu126" CUDA, "cpu" none."""
+    for prefix, build in (("rocm", "rocm"), ("cu1", "cuda"), ("cpu", "cpu")):
+        if local.startswith(prefix) or f".{prefix}" in local:
+            return build
+    return None
+
+
+def _torch(host: Host, python: Python) -> Torch | None:
+    distribution = _first(host, python, "torch")
+    folder = _find_module(host, python, "torch", distribution)
+    if folder is None and distribution is None:
+        return None
+    folder = folder or posixpath.join(distribution.location if distribution else "", "torch")
+    path = f"{folder}/version.py"
+    says = parse_assignments(
+        host.read(path, limit=_SOURCE_LIMIT).text or "", "__version__", "hip", "cuda", "rocm", "git_version"
+    )
+    version = says.get("__version__") or (distribution.version if distribution else None)
+    if version is None:
+        return None
+    evidence = [Evidence(path, f"{name} = {value!r}") for name, value in says.items() if name != "git_version"]
+    if distribution:
+        evidence.append(Evidence(distribution.metadata_path, f"torch {distribution.version}"))
+    requires = distribution.requires if distribution else ()
+    if "hip" in says or "cuda" in says:
+        build: str | None = "rocm" if says.get("hip") else "cuda" if says.get("cuda") else "cpu"
+    else:
+        build = build_of_label(_local(version)) or ("cuda" if any(r.startswith("nvidia-") for r in requires) else None)
+    listed = host.list(f"{folder}/lib")
+    bundled = tuple(name for name in listed.names if name.startswith(_BUNDLED))
+    label = re.search(r"rocm(\d+(?:\.\d+){1,2})", _local(version), re.ASCII)
+    arch_list, arch_source = _arch_list(host, python, version, build, folder)
+    wanted = requirement_on(requires, TRITON_DISTRIBUTIONS)
+    if wanted and distribution:
+        evidence.append(Evidence(f"{distribution.metadata_path}/METADATA", f"Requires-Dist: {wanted}"))
+    return Torch(
+        version=version,
+        folder=folder,
+        build=build,
+        rocm=says.get("rocm") or (label[1] if label else None),
+        hip=says.get("hip"),
+        cuda=says.get("cuda"),
+        git_version=says.get("git_version"),
+        bundles_rocm=None if listed.problem else bool(bundled),
+        bundled=bundled,
+        triton_wanted=wanted,
+        arch_list=arch_list,
+        arch_source=arch_source,
+        distribution=distribution,
+        evidence=tuple(evidence),
+    )
+
+
+def _arch_list(
+    host: Host, python: Python, version: str, build: str | None, folder: str
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """The gfx targets that torch has code for, and how that is known."""
+    if build != "rocm":
+        return None, None
+    devices = [found.name for found in python.distributions or () if found.name.startswith("amd-torch-device-gfx")]
+    if devices:
+        return tuple(
+            sorted(name.removeprefix("amd-torch-device-") for name in devices)
+        ), "the amd-torch-device packages"
+    stack = stack_of_torch(version)
+    if stack and not stack.device_extra:
+        return stack.archs, f"the known arch list of the wheel torch {version}"
+    found = {
+        match[0]
+        for name in host.list(f"{folder}/lib/rocblas/library").names
+        for match in [re.search(r"gfx[0-9a-f]{3,4}(?![0-9a-f])", name)]
+        if match
+    }
+    if found:
+        return tuple(sorted(found)), f"the kernel files in {folder}/lib/rocblas/library"
+    return None, None
+
+
+def _triton(host: Host, python: Python) -> Triton | None:
+    candidates = [found for found in python.distributions or () if "triton" in found.name]
+    detailed = [read_details(host, found, record=True) for found in candidates]
+    owners = [
+        found for found in detailed if "triton" in found.owns or (not found.owns and found.name in TRITON_DISTRIBUTIONS)
+    ]
+    folder = _find_module(host, python, "triton", next((found for found in owners if found.editable), None))
+    if folder is None:
+        folder = next((f"{o.editable}/python/triton" for o in owners if o.editable), None)
+    if folder is None and not owners:
+        return None
+    evidence = [Evidence(found.metadata_path, f"{found.name} {found.version}") for found in owners]
+    version = None
+    if folder:
+        path = f"{folder}/__init__.py"
+        version = parse_assignments(host.read(path, limit=_SOURCE_LIMIT).text or "", "__version__").get("__version__")
+        said = f"__version__ = {version!r}" if version else "no __version__: not a whole package"
+        evidence.append(Evidence(path, said))
+    return Triton(
+        folder=folder,
+        version=version,
+        owners=tuple(owners),
+        has_amd_backend=host.exists(f"{folder}/backends/amd/driver.py") if folder else None,
+        evidence=tuple(evidence),
+    )
+
+
+def _flash_attention(host: Host, python: Python) -> FlashAttention | None:
+    distribution = _first(host, python, "flash-attn", record=True)
+    folder = _find_module(host, python, "flash_attn", distribution)
+    if folder is None:
+        return None
+    init = host.read(f"{folder}/__init__.py", limit=_SOURCE_LIMIT).text or ""
+    says = parse_assignments(init, "__version__")
+    version = (distribution.version if distribution else None) or says.get("__version__")
+    if version is None:  # a folder left behind, or one of another distribution (flash-attn-4)
+        return None
+    interface = host.read(f"{folder}/flash_attn_interface.py", limit=_SOURCE_LIMIT).text
+    sites = dict.fromkeys((posixpath.dirname(folder), *python.search_path))
+    extension = next((found for site in sites for found in _extensions(host, site, ("flash_attn_2_cuda*.so",))), None)
+    evidence = [Evidence(folder, f"flash_attn {version}")]
+    kind: str | None
+    if "fadoctor" in _local(version):
+        kind = "bundled"
+    elif extension:
+        kind = {"rocm": "ck", "cuda": "cuda"}.get(extension.build or "")
+        evidence.append(Evidence(extension.path, "needs " + ", ".join(extension.needed[:12])))
+    elif interface is not None and ("FLASH_ATTENTION_TRITON_AMD_ENABLE" in interface or "triton_amd" in interface):
+        kind = "triton"
+        evidence.append(Evidence(f"{folder}/flash_attn_interface.py", "no flash_attn_2_cuda extension is installed"))
+    else:
+        kind = None
+    needs_flag = needs_aiter = None
+    if interface is not None:
+        needs_flag = "FLASH_ATTENTION_TRITON_AMD_ENABLE" in interface and "falling back to Triton" not in interface
+        needs_aiter = "aiter.ops.triton" in interface
+    return FlashAttention(
+        version=version,
+        folder=folder,
+        kind=kind,
+        needs_libraries=extension.needed if extension else (),
+        extension=extension,
+        needs_flag=False if kind == "bundled" else needs_flag,
+        needs_aiter=False if kind == "bundled" else needs_aiter,
+        distribution=distribution,
+        evidence=tuple(evidence),
+    )
+
+
+def _aiter(host: Host, python: Python) -> Aiter | None:
+    distribution = _first(host, python, "aiter", "amd-aiter")
+    folder = _find_module(host, python, "aiter", distribution)
+    if folder is None or not host.exists(
+        f"{folder}/ops"
+    ):  # an unrelated package on the default index has that name too
+        return None
+    version = distribution.version if distribution else "?"
+    known: tuple[str, ...] | None = None
+    evidence = [Evidence(folder, f"aiter {version}")]
+    table = host.read(f"{folder}/jit/utils/chip_info.py", limit=_SOURCE_LIMIT)
+    if table.text:
+        known = tuple(sorted(set(re.findall(r"[\"'](gfx[0-9a-f]{3,4})[\"']", table.text))))
+        evidence.append(Evidence(table.path, "names " + ", ".join(known)))
+    kernels = f"{folder}/ops/triton/_triton_kernels/flash_attn_triton_amd"
+    return Aiter(version, folder, host.exists(kernels), known or None, tuple(evidence))
+
+
+def _companions(host: Host, python: Python) -> tuple[Companion, ...]:
+    companions = []
+    for name, row in known_packages().items():
+        distribution = _first(host, python, name)
+        if distribution is None:
+            continue
+        extensions = tuple(_extensions(host, distribution.location, row.extensions))
+        builds = {extension.build for extension in extensions if extension.build}
+        label = build_of_label(_local(distribution.version))
+        needed = tuple(dict.fromkeys(library for extension in extensions for library in extension.needed))
+        evidence = [Evidence(distribution.metadata_path, f"{name} {distribution.version}")]
+        evidence += [
+            Evidence(found.path, "needs " + ", ".join(found.needed[:12])) for found in extensions if found.build
+        ]
+        companions.append(
+            Companion(
+                name=name,
+                version=distribution.version,
+                build=builds.pop() if len(builds) == 1 else label,
+                needs_libraries=needed,
+                extensions=extensions,
+                distribution=distribution,
+                evidence=tuple(evidence),
+            )
+        )
+    return tuple(companions)
+
+
+def _extensions(host: Host, site: str, patterns: tuple[str, ...]) -> list[Extension]:
+    """The compiled files below a folder of packages that match, at most four a pattern."""
+    found = []
+    for pattern in patterns:
+        folder, _, name_pattern = f"{site}/{pattern}".rpartition("/")
+        names = fnmatch.filter(host.list(folder).names, name_pattern)
+        for name in names[:4]:
+            elf = host.elf(f"{folder}/{name}")
+            tag = re.search(r"\.cpython-(\d{2,3}t?)-", name, re.ASCII)
+            if isinstance(elf, ElfDynamic):
+                found.append(
+                    Extension(
+                        f"{folder}/{name}",
+                        elf.needed,
+                        elf.versions_needed,
+                        build_of_libraries(elf.needed),
+                        tag[1] if tag else None,
+                    )
+                )
+            else:
+                found.append(Extension(f"{folder}/{name}", python=tag[1] if tag else None))
+    return found

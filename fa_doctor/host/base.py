@@ -140,6 +140,8 @@ class Host(ABC):
     kind: str
     #: a line for the report's head: what is being looked at
     description: str
+    #: when (time.monotonic seconds) every command must be over, whatever timeout it was given; None: no such limit
+    deadline: float | None = None
 
     @property
     @abstractmethod

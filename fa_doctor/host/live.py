@@ -6,6 +6,7 @@ import errno
 import os
 import stat as stat_module
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 
 from fa_doctor.host.base import (
@@ -185,6 +186,10 @@ class LiveHost(Host):
         program = self.which(argv[0])
         if program is None:
             return CommandOutput(tuple(argv), None, problem=Problem.ABSENT)
+        if self.deadline is not None:
+            timeout_s = min(timeout_s, self.deadline - time.monotonic())
+            if timeout_s <= 0:
+                return CommandOutput(tuple(argv), None, problem=Problem.TIMED_OUT)
         environ = {key: value for key, value in (self._environ or {}).items() if key not in _SHADOWED}
         environ.update({"LC_ALL": "C.UTF-8", **(env or {})})
         output = run_command((program, *argv[1:]), timeout_s, environ)

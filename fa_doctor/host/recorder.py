@@ -105,6 +105,7 @@ class RecordingHost(Host):
         return found
 
     def run(self, argv: Sequence[str], timeout_s: float = 5.0, env: Mapping[str, str] | None = None) -> CommandOutput:
+        self.inner.deadline = self.deadline
         found = self.inner.run(argv, timeout_s, env)
         self._commands[tuple(argv)] = found
         return found
