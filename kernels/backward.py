@@ -1,0 +1,550 @@
+"""The backward pass: the gradients of q, k and v, without atomics, so the same bits in every run.
+
+With P = softmax(S) and O = P V, and delta = rowsum(dO * O) computed first:
+
+    dV = P^T dO        dP = dO V^T        dS = P * (dP - delta)        dQ = dS K scale        dK = dS^T Q scale
+
+Two kernels recompute P from the scores and the saved logarithms: one program of `dkdv_kernel` owns a tile of keys and
+sums over all queries (of every query head that shares the key head), one of `dq_kernel` owns a tile of queries and sums
+over all keys. As in the forward pass, blocks seen whole go through a loop without masks.
+"""
+
+# mypy: ignore-errors
+import torch
+import triton
+import triton.language as tl
+
+from . import compat, config
+from .call import Call
+from .primitives import (
+    LN2,
+    LOG2E,
+    dropout_keep,
+    dropout_keys,
+    dropout_row_keys,
+    edge_block,
+    in_sight,
+    key_blocks,
+    load_tile,
+    matmul,
+    row_blocks,
+    scores_log2,
+    sequence,
+    store_tile,
+)
+
+__all__ = ["backward"]
+
+
+@triton.jit
+def delta_kernel(
+    Out,
+    DOut,
+    Delta,
+    stride_ob,
+    stride_om,
+    stride_oh,
+    stride_gb,
+    stride_gm,
+    stride_gh,
+    stride_lb,
+    stride_lh,
+    heads,
+    tokens,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Delta [.., H, S] = rowsum(dO * O): what the softmax takes off dP in its backward pass."""
+    PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
+    tiles = tl.cdiv(tokens, BLOCK_M)
+    pid = tl.program_id(0)
+    first_row = (pid % tiles) * BLOCK_M
+    head = ((pid // tiles) % heads).to(tl.int64)
+    batch = (pid // (tiles * heads)).to(tl.int64)
+    lane = tl.arange(0, BLOCK_M)
+    rows = first_row + lane
+    if WIDE:
+        lane = lane.to(tl.int64)
+    dims = tl.arange(0, BLOCK_D)
+    first64 = first_row.to(tl.int64)
+    Out += batch * stride_ob + head * stride_oh + first64 * stride_om
+    DOut += batch * stride_gb + head * stride_gh + first64 * stride_gm
+    offs_o = lane[:, None] * stride_om + dims[None, :]
+    offs_g = lane[:, None] * stride_gm + dims[None, :]
+    out = load_tile(Out, offs_o, rows, tokens, dims, HEAD_DIM, PAD_DIM, True).to(tl.float32)
+    dout = load_tile(DOut, offs_g, rows, tokens, dims, HEAD_DIM, PAD_DIM, True).to(tl.float32)
+    tl.store(Delta + batch * stride_lb + head * stride_lh + rows, tl.sum(out * dout, 1), mask=rows < tokens)
+
+
+@triton.jit
+def _score_slope(s, softcap, SOFTCAP: tl.constexpr):
+    """d(score) / d(uncapped score), with s in units of log2: 1 - tanh^2."""
+    if SOFTCAP:
+        t = s * (LN2 / softcap)
+        return 1.0 - t * t
+    else:
+        return 1.0
+
+
+@triton.jit
+def _dkdv_step(
+    dk,
+    dv,
+    k,
+    v,
+    Q,
+    DOut,
+    Lse,
+    Delta,
+    offs_q,
+    offs_g,
+    cols,
+    first_row,
+    dims,
+    seqlen_q,
+    seqlen_k,
+    shift,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    slope,
+    k0,
+    k1,
+    k2,
+    keep_threshold,
+    keep_scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    PAD_DIM: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    MASK: tl.constexpr,
+):
+    """Adds one block of queries to dk and dv [BLOCK_N, BLOCK_D]. Scores stand transposed: [BLOCK_N, BLOCK_M]."""
+    BLOCK_N: tl.constexpr = k.shape[0]
+    rows = first_row + tl.arange(0, BLOCK_M)
+    q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
+    if MASK:  # behind the last row +inf makes probability 0
+        lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf"))
+    else:
+        lse = tl.load(Lse + rows)
+    # -- P^T: [BLOCK_N, BLOCK_D] @ [BLOCK_D, BLOCK_M]
+    qk = matmul(k, tl.trans(q), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
+    s = scores_log2(qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
+    p = tl.exp2(s - (lse * LOG2E)[None, :])
+    if MASK:
+        seen = in_sight(rows[None, :], cols[:, None], shift, left, right, seqlen_q, seqlen_k, LEFT, RIGHT, True)
+        p = tl.where(seen, p, 0.0)
+    # -- dV += P^T dO: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]; dP^T = V dO^T: [BLOCK_N, BLOCK_D] @ [BLOCK_D, BLOCK_M]
+    dout = load_tile(DOut, offs_g, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
+    kept = p
+    if DROPOUT:
+        row_a, row_b = dropout_row_keys(rows, k0, k1)
+        keep = dropout_keep(row_a[None, :], row_b[None, :], cols[:, None], k2, keep_threshold)
+        kept = tl.where(keep, p, 0.0)  # times keep_scale, which is left to the end
+    dv = matmul(kept.to(dout.dtype), dout, dv, EXACT)
+    if MASK:
+        delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
+    else:
+        delta = tl.load(Delta + rows)
+    dp = matmul(v, tl.trans(dout), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
+    if DROPOUT:
+        dp = tl.where(keep, dp * keep_scale, 0.0)
+    # -- dK += dS^T Q: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]
+    ds = p * (dp - delta[None, :])
+    if SOFTCAP:
+        if ALIBI:  # the bias came behind the cap
+            s = scores_log2(qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, False, EXACT)
+        ds = ds * _score_slope(s, softcap, SOFTCAP)
+    dk = matmul(ds.to(q.dtype), q, dk, EXACT)
+    return dk, dv
+
+
+@triton.jit
+def dkdv_kernel(
+    Q,
+    K,
+    V,
+    DOut,
+    Lse,
+    Delta,
+    DK,
+    DV,
+    CuQ,
+    CuK,
+    Slopes,
+    Rng,
+    stride_qb,
+    stride_qm,
+    stride_qh,
+    stride_kb,
+    stride_kn,
+    stride_kh,
+    stride_vb,
+    stride_vn,
+    stride_vh,
+    stride_gb,
+    stride_gm,
+    stride_gh,
+    stride_dkb,
+    stride_dkn,
+    stride_dkh,
+    stride_dvb,
+    stride_dvn,
+    stride_dvh,
+    stride_lb,
+    stride_lh,
+    stride_sb,
+    heads_k,
+    group,
+    max_seqlen_q,
+    max_seqlen_k,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    keep_threshold,
+    keep_scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    VARLEN: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """DK, DV [.., Sk, Hk, D] of one tile of BLOCK_N keys, summed over the `group` query heads that read them."""
+    PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
+    tiles = tl.cdiv(max_seqlen_k, BLOCK_N)
+    pid = tl.program_id(0)
+    tile = pid % tiles
+    head_k = (pid // tiles) % heads_k
+    batch = pid // (tiles * heads_k)
+    first_q, seqlen_q = sequence(CuQ, batch, max_seqlen_q, VARLEN)
+    first_k, seqlen_k = sequence(CuK, batch, max_seqlen_k, VARLEN)
+    first_col = tile * BLOCK_N
+    if first_col >= seqlen_k:
+        return
+    last_col = tl.minimum(first_col + BLOCK_N, seqlen_k) - 1
+    shift = seqlen_k - seqlen_q
+
+    # -- addresses: a 64-bit start of the tile, 32-bit offsets inside of it
+    lane_m = tl.arange(0, BLOCK_M)
+    lane_n = tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+    cols = first_col + lane_n
+    if WIDE:
+        lane_m = lane_m.to(tl.int64)
+        lane_n = lane_n.to(tl.int64)
+    batch64 = batch.to(tl.int64)
+    K += batch64 * stride_kb + head_k.to(tl.int64) * stride_kh + (first_k + first_col) * stride_kn
+    V += batch64 * stride_vb + head_k.to(tl.int64) * stride_vh + (first_k + first_col) * stride_vn
+    DK += batch64 * stride_dkb + head_k.to(tl.int64) * stride_dkh + (first_k + first_col) * stride_dkn
+    DV += batch64 * stride_dvb + head_k.to(tl.int64) * stride_dvh + (first_k + first_col) * stride_dvn
+    Q += batch64 * stride_qb + first_q * stride_qm
+    DOut += batch64 * stride_gb + first_q * stride_gm
+    Lse += batch64 * stride_lb + first_q
+    Delta += batch64 * stride_lb + first_q
+    offs_q = lane_m[:, None] * stride_qm + dims[None, :]
+    offs_g = lane_m[:, None] * stride_gm + dims[None, :]
+
+    k = load_tile(K, lane_n[:, None] * stride_kn + dims[None, :], cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, True)
+    v = load_tile(V, lane_n[:, None] * stride_vn + dims[None, :], cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, True)
+    dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    begin, full_begin, full_end, end = row_blocks(
+        first_col, last_col, shift, left, right, seqlen_q, LEFT, RIGHT, BLOCK_M
+    )
+    for member in range(group):
+        head = head_k * group + member
+        head64 = head.to(tl.int64)
+        q_head = Q + head64 * stride_qh
+        g_head = DOut + head64 * stride_gh
+        lse_head = Lse + head64 * stride_lh
+        delta_head = Delta + head64 * stride_lh
+        slope = 0.0
+        if ALIBI:
+            slope = tl.load(Slopes + batch64 * stride_sb + head) * LOG2E
+        k0, k1, k2 = 0, 0, 0
+        if DROPOUT:
+            k0, k1, k2 = dropout_keys(Rng, (batch * heads_k + head_k) * group + member)
+        # -- blocks of queries that see every key of the tile: no masks
+        for block in range(full_begin, full_end):
+            first_row = block * BLOCK_M
+            dk, dv = _dkdv_step(
+                dk, dv, k, v, q_head + tl.cast(first_row, tl.int64) * stride_qm,
+                g_head + tl.cast(first_row, tl.int64) * stride_gm, lse_head, delta_head, offs_q, offs_g, cols,
+                first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
+                keep_threshold, keep_scale, HEAD_DIM, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
+                False,
+            )  # fmt: skip
+        # -- blocks cut by the window, the diagonal or the end of the queries
+        for i in range((full_begin - begin) + (end - full_end)):
+            first_row = edge_block(i, begin, full_begin, full_end) * BLOCK_M
+            dk, dv = _dkdv_step(
+                dk, dv, k, v, q_head + tl.cast(first_row, tl.int64) * stride_qm,
+                g_head + tl.cast(first_row, tl.int64) * stride_gm, lse_head, delta_head, offs_q, offs_g, cols,
+                first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
+                keep_threshold, keep_scale, HEAD_DIM, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
+                True,
+            )  # fmt: skip
+    if DROPOUT:
+        dv = dv * keep_scale
+    dk = dk * (scale_log2 * LN2)
+    store_tile(DK, lane_n[:, None] * stride_dkn + dims[None, :], dk, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM)
+    store_tile(DV, lane_n[:, None] * stride_dvn + dims[None, :], dv, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM)
+
+
+@triton.jit
+def _dq_step(
+    dq,
+    q,
+    dout,
+    lse,
+    delta,
+    K,
+    V,
+    offs_k,
+    offs_v,
+    rows,
+    first_col,
+    dims,
+    seqlen_k,
+    shift,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    slope,
+    row_a,
+    row_b,
+    k2,
+    keep_threshold,
+    keep_scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAD_DIM: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    MASK: tl.constexpr,
+):
+    """Adds one block of keys to dq [BLOCK_M, BLOCK_D]. lse [BLOCK_M] is in units of log2."""
+    BLOCK_M: tl.constexpr = q.shape[0]
+    cols = first_col + tl.arange(0, BLOCK_N)
+    # -- P: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
+    k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
+    qk = matmul(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
+    s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
+    p = tl.exp2(s - lse[:, None])
+    if MASK:
+        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, 0, seqlen_k, LEFT, RIGHT, False)
+        p = tl.where(seen, p, 0.0)
+    # -- dP: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
+    v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
+    dp = matmul(dout, tl.trans(v), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
+    if DROPOUT:
+        keep = dropout_keep(row_a[:, None], row_b[:, None], cols[None, :], k2, keep_threshold)
+        dp = tl.where(keep, dp * keep_scale, 0.0)
+    # -- dQ += dS K: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
+    ds = p * (dp - delta[:, None])
+    if SOFTCAP:
+        if ALIBI:  # the bias came behind the cap
+            s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, False, EXACT)
+        ds = ds * _score_slope(s, softcap, SOFTCAP)
+    return matmul(ds.to(k.dtype), k, dq, EXACT)
+
+
+@triton.jit
+def dq_kernel(
+    Q,
+    K,
+    V,
+    DOut,
+    Lse,
+    Delta,
+    DQ,
+    CuQ,
+    CuK,
+    Slopes,
+    Rng,
+    stride_qb,
+    stride_qm,
+    stride_qh,
+    stride_kb,
+    stride_kn,
+    stride_kh,
+    stride_vb,
+    stride_vn,
+    stride_vh,
+    stride_gb,
+    stride_gm,
+    stride_gh,
+    stride_dqb,
+    stride_dqm,
+    stride_dqh,
+    stride_lb,
+    stride_lh,
+    stride_sb,
+    heads,
+    group,
+    max_seqlen_q,
+    max_seqlen_k,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    keep_threshold,
+    keep_scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    VARLEN: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """DQ [.., Sq, H, D] of one tile of BLOCK_M queries."""
+    PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
+    tiles = tl.cdiv(max_seqlen_q, BLOCK_M)
+    pid = tl.program_id(0)
+    tile = pid % tiles
+    head = (pid // tiles) % heads
+    batch = pid // (tiles * heads)
+    if RIGHT:
+        tile = tiles - 1 - tile  # under the diagonal the last tiles have most to do: start them first
+    first_q, seqlen_q = sequence(CuQ, batch, max_seqlen_q, VARLEN)
+    first_k, seqlen_k = sequence(CuK, batch, max_seqlen_k, VARLEN)
+    first_row = tile * BLOCK_M
+    if first_row >= seqlen_q:
+        return
+    last_row = tl.minimum(first_row + BLOCK_M, seqlen_q) - 1
+    shift = seqlen_k - seqlen_q
+
+    # -- addresses: a 64-bit start of the tile, 32-bit offsets inside of it
+    lane_m = tl.arange(0, BLOCK_M)
+    lane_n = tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+    rows = first_row + lane_m
+    if WIDE:
+        lane_m = lane_m.to(tl.int64)
+        lane_n = lane_n.to(tl.int64)
+    batch64 = batch.to(tl.int64)
+    head64 = head.to(tl.int64)
+    head_k = head64 // group
+    Q += batch64 * stride_qb + head64 * stride_qh + (first_q + first_row) * stride_qm
+    DOut += batch64 * stride_gb + head64 * stride_gh + (first_q + first_row) * stride_gm
+    DQ += batch64 * stride_dqb + head64 * stride_dqh + (first_q + first_row) * stride_dqm
+    Lse += batch64 * stride_lb + head64 * stride_lh + first_q
+    Delta += batch64 * stride_lb + head64 * stride_lh + first_q
+    K += batch64 * stride_kb + head_k * stride_kh + first_k * stride_kn
+    V += batch64 * stride_vb + head_k * stride_vh + first_k * stride_vn
+    offs_k = lane_n[:, None] * stride_kn + dims[None, :]
+    offs_v = lane_n[:, None] * stride_vn + dims[None, :]
+
+    q = load_tile(Q, lane_m[:, None] * stride_qm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
+    dout = load_tile(DOut, lane_m[:, None] * stride_gm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
+    lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf")) * LOG2E
+    delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(Slopes + batch64 * stride_sb + head) * LOG2E
+    row_a, row_b, k2 = rows, rows, 0
+    if DROPOUT:
+        k0, k1, k2 = dropout_keys(Rng, batch * heads + head)
+        row_a, row_b = dropout_row_keys(rows, k0, k1)
+
+    dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    begin, full_begin, full_end, end = key_blocks(
+        first_row, last_row, shift, left, right, seqlen_k, LEFT, RIGHT, BLOCK_N
+    )
+    # -- blocks that every row sees whole: no masks
+    for block in range(full_begin, full_end):
+        first_col = block * BLOCK_N
+        dq = _dq_step(
+            dq, q, dout, lse, delta, K + tl.cast(first_col, tl.int64) * stride_kn,
+            V + tl.cast(first_col, tl.int64) * stride_vn, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_N,
+            PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, False,
+        )  # fmt: skip
+    # -- blocks cut by the window, the diagonal or the end of the keys
+    for i in range((full_begin - begin) + (end - full_end)):
+        first_col = edge_block(i, begin, full_begin, full_end) * BLOCK_N
+        dq = _dq_step(
+            dq, q, dout, lse, delta, K + tl.cast(first_col, tl.int64) * stride_kn,
+            V + tl.cast(first_col, tl.int64) * stride_vn, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_N,
+            PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, True,
+        )  # fmt: skip
+    dq = dq * (scale_log2 * LN2)
+    store_tile(DQ, lane_m[:, None] * stride_dqm + dims[None, :], dq, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM)
+
+
+def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=None, rng_state=None, dlse=None):
+    """Launches the backward kernels. Shapes as in ops.attention_backward; returns (dq, dk, dv)."""
+    batch, heads, heads_k, head_dim = call.batch(q, cu_q), q.shape[-2], k.shape[-2], q.shape[-1]
+    # Tiles that no program owns (tokens behind the last sequence, no key or no query at all) have gradient 0.
+    make = torch.zeros_like if call.varlen or min(q.numel(), k.numel()) == 0 else torch.empty_like
+    dq, dk, dv = (make(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    if min(q.numel(), k.numel(), call.max_seqlen_q, call.max_seqlen_k) == 0:
+        return dq, dk, dv
+    if dout.stride(-1) != 1:
+        dout = dout.contiguous()
+    target = compat.target_name(q)
+    delta = torch.empty_like(lse)
+    common = {"HEAD_DIM": head_dim, "BLOCK_D": call.block_d(head_dim)}
+    stride_s = slopes.stride(0) if slopes is not None and slopes.dim() == 2 else 0
+    inputs = (*call.strides(q), *call.strides(k), *call.strides(v), *call.strides(dout))
+    with compat.device_guard(q):
+        rows = 64 if head_dim <= 128 else 32
+        tokens = q.shape[-3]
+        grid = (triton.cdiv(tokens, rows) * heads * (1 if call.varlen else batch),)
+        delta_kernel[grid](
+            out, dout, delta, *call.strides(out), *call.strides(dout), *call.row_strides(lse), heads, tokens,
+            BLOCK_M=rows, WIDE=call.wide(rows, out, dout), num_warps=4, **common,
+        )  # fmt: skip
+        if dlse is not None:  # d lse / dS = P, so it joins dS = P * (dP - delta) there
+            delta -= dlse
+
+        chosen = config.choose(target, "dkdv", head_dim, q.dtype, call.features)
+        grid = (triton.cdiv(call.max_seqlen_k, chosen.block_n) * heads_k * batch,)
+        dkdv_kernel[grid](
+            q, k, v, dout, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
+            *inputs, *call.strides(dk), *call.strides(dv), *call.row_strides(lse), stride_s, heads_k, heads // heads_k,
+            *call.kernel_arguments,
+            BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
+            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), **common, **call.flags(q),
+            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+        )  # fmt: skip
+
+        chosen = config.choose(target, "dq", head_dim, q.dtype, call.features)
+        grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
+        dq_kernel[grid](
+            q, k, v, dout, lse, delta, dq, cu_q, cu_k, slopes, rng_state,
+            *inputs, *call.strides(dq), *call.row_strides(lse), stride_s, heads, heads // heads_k,
+            *call.kernel_arguments,
+            BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
+            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), **common, **call.flags(q),
+            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+        )  # fmt: skip
+    return dq, dk, dv

@@ -1,0 +1,122 @@
+"""What a call asks for, in the form that the kernels take: every compile-time flag is derived here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .reference import keep_threshold
+
+__all__ = ["Call"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of an attention call that are no tensors.
+
+    window: (left, right), negative for infinite; causal is right = 0 (see `of`). alibi, dropout and varlen say whether
+    the call brings slopes, drops anything, packs its sequences.
+    """
+
+    max_seqlen_q: int
+    max_seqlen_k: int
+    softmax_scale: float
+    left: int
+    right: int
+    softcap: float
+    dropout_p: float
+    alibi: bool
+    varlen: bool
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What makes this call's kernel another one than the plain one; the names that configurations use."""
+        named = {
+            "causal": self.right == 0,
+            "window": self.left >= 0 or self.right > 0,
+            "softcap": self.softcap > 0,
+            "alibi": self.alibi,
+            "dropout": self.dropout_p > 0,
+            "varlen": self.varlen,
+        }
+        return frozenset(name for name, used in named.items() if used)
+
+    def flags(self, q: torch.Tensor) -> dict[str, bool]:
+        """The compile-time switches of the kernels."""
+        return {
+            "VARLEN": self.varlen,
+            "LEFT": self.left >= 0,
+            "RIGHT": self.right >= 0,
+            "SOFTCAP": self.softcap > 0,
+            "ALIBI": self.alibi,
+            "DROPOUT": self.dropout_p > 0,
+            "EXACT": q.dtype == torch.float32,
+        }
+
+    @property
+    def scale_log2(self) -> float:
+        """The softmax scale for scores in units of log2."""
+        return self.softmax_scale * math.log2(math.e)
+
+    @property
+    def forward_scale_log2(self) -> float:
+        """The scale, kept above 0: the online softmax multiplies maxima by it, and -inf * 0 would be NaN.
+
+        A negative scale never comes here: ops.py turns the sign of q instead.
+        """
+        return max(self.scale_log2, 1e-30)
+
+    @property
+    def keep_threshold(self) -> int:
+        return keep_threshold(self.dropout_p)
+
+    @property
+    def keep_scale(self) -> float:
+        """1 / (1 - p); 0 where everything is dropped."""
+        return 1.0 / (1.0 - self.dropout_p) if self.dropout_p < 1.0 else 0.0
+
+    def with_scale(self, softmax_scale: float) -> Call:
+        return replace(self, softmax_scale=softmax_scale)
+
+    def batch(self, q: torch.Tensor, cu_seqlens: torch.Tensor | None) -> int:
+        return int(cu_seqlens.numel() - 1 if cu_seqlens is not None else q.shape[0])
+
+    def strides(self, x: torch.Tensor) -> tuple[int, ...]:
+        """(batch, token, head) strides of a (B, S, H, D) or packed (total, H, D) tensor."""
+        return (0, *x.stride()[:2]) if self.varlen else x.stride()[:3]
+
+    def row_strides(self, x: torch.Tensor) -> tuple[int, int]:
+        """(batch, head) strides of a tensor with one number a row: (B, H, S), or packed (H, total)."""
+        return (0, x.stride(0)) if self.varlen else (x.stride(0), x.stride(1))
+
+    @staticmethod
+    def block_d(head_dim: int) -> int:
+        """Tiles are powers of two wide, and matrix instructions at least 16."""
+        return max(16, 1 << (head_dim - 1).bit_length())
+
+    @staticmethod
+    def block_n(block_n: int, page_size: int | None) -> int:
+        """Keys a tile; no tile of a paged cache crosses a page, so the tile must divide it."""
+        return block_n if page_size is None else math.gcd(block_n, page_size)
+
+    @staticmethod
+    def wide(block: int, *tensors: torch.Tensor) -> bool:
+        """Whether an offset inside of a tile can pass 2^31 elements, so that 32 bits do not hold it."""
+        return any((block + 1) * max(abs(s) for s in x.stride()) >= 2**31 for x in tensors)
+
+    @property
+    def kernel_arguments(self) -> tuple[Any, ...]:
+        """The run-time numbers that backward kernels take, in their order."""
+        return (
+            self.max_seqlen_q,
+            self.max_seqlen_k,
+            self.left,
+            self.right,
+            self.scale_log2,
+            self.softcap,
+            self.keep_threshold,
+            self.keep_scale,
+        )

@@ -1,0 +1,63 @@
+"""What differs between Triton releases 3.2 and 3.9, and where a kernel is about to run."""
+
+from __future__ import annotations
+
+import functools
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+__all__ = ["INTERPRETED", "TRITON_VERSION", "device_guard", "interpreting", "target_name", "use_kernels"]
+
+TRITON_VERSION: tuple[int, ...] = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2])
+
+
+def interpreting() -> bool:
+    """Whether Triton was told to run kernels in its Python interpreter (read when the kernels are imported)."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+# Triton's interpreter keeps bfloat16 as bit patterns and would multiply those: kernels ask this first.
+INTERPRETED = tl.constexpr(interpreting())
+
+
+def use_kernels(tensor: torch.Tensor) -> bool:
+    """Whether a call on this tensor goes to the Triton kernels or to the reference in plain PyTorch.
+
+    FA_DOCTOR_KERNELS=triton or reference decides; unset, a GPU tensor goes to the kernels, a CPU tensor only in
+    Triton's interpreter.
+    """
+    choice = os.environ.get("FA_DOCTOR_KERNELS", "")
+    if choice not in ("", "triton", "reference"):
+        raise ValueError(f"FA_DOCTOR_KERNELS is {choice!r}; it may be 'triton', 'reference' or unset")
+    if tensor.dtype == torch.float64:
+        if choice == "triton":
+            raise ValueError("the Triton kernels compute in float16, bfloat16 and float32; float64 is the reference's")
+        return False
+    if choice:
+        return choice == "triton"
+    return tensor.is_cuda or interpreting()
+
+
+def device_guard(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device; this makes the tensor's device the current one."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def target_name(tensor: torch.Tensor) -> str:
+    """The GPU target that a kernel on this tensor is compiled for: "gfx942", "sm_90", or "interpreter"."""
+    if interpreting():
+        return "interpreter"
+    active = triton.runtime.driver.active
+    return _target_name(tensor.device.index if tensor.is_cuda else None, id(active))
+
+
+@functools.cache
+def _target_name(device_index: int | None, driver: int) -> str:
+    del device_index, driver  # only the keys of the cache
+    target = triton.runtime.driver.active.get_current_target()
+    return f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch).split(":")[0]

@@ -1,0 +1,294 @@
+"""The forward pass: one program computes a tile of queries of one head against all keys that the tile sees.
+
+The keys are read in blocks. Those that every row of the tile sees whole run through a loop without masks, where most
+of the time goes; those cut by the diagonal, the window or the end of the keys follow in a second loop. Both take the
+same step, the online softmax: keep for each row the largest score so far and the sum of exponentials relative to it,
+and rescale what was accumulated whenever the largest score grows (Milakov and Gimelshein 2018; Dao et al. 2022).
+"""
+
+# mypy: ignore-errors
+import torch
+import triton
+import triton.language as tl
+
+from . import compat, config
+from .call import Call
+from .primitives import (
+    LN2,
+    LOG2E,
+    LOWEST,
+    dropout_keep,
+    dropout_keys,
+    dropout_row_keys,
+    edge_block,
+    in_sight,
+    key_blocks,
+    load_tile,
+    matmul,
+    scores_log2,
+    sequence,
+    store_tile,
+)
+
+__all__ = ["forward"]
+
+
+@triton.jit
+def _online_softmax_step(
+    acc,
+    row_sum,
+    row_max,
+    q,
+    K,
+    V,
+    offs_k,
+    offs_v,
+    rows,
+    first_col,
+    dims,
+    seqlen_k,
+    shift,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    slope,
+    row_a,
+    row_b,
+    k2,
+    keep_threshold,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAD_DIM: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    MASK: tl.constexpr,
+):
+    """Folds one block of keys into (acc [BLOCK_M, BLOCK_D], row_sum [BLOCK_M], row_max [BLOCK_M])."""
+    cols = first_col + tl.arange(0, BLOCK_N)
+    # -- scores: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
+    k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
+    qk = matmul(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], tl.float32), EXACT)
+    if SOFTCAP or ALIBI:
+        qk = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
+    if MASK:
+        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, 0, seqlen_k, LEFT, RIGHT, False)
+        qk = tl.where(seen, qk, float("-inf"))
+    # -- online softmax. Where the score is only scaled, the scale is left to the subtraction: one fused multiply-add.
+    if SOFTCAP or ALIBI:
+        new_max = tl.maximum(row_max, tl.max(qk, 1))
+        p = tl.exp2(qk - new_max[:, None])
+    else:
+        new_max = tl.maximum(row_max, tl.max(qk, 1) * scale_log2)
+        p = tl.exp2(qk * scale_log2 - new_max[:, None])
+    alpha = tl.exp2(row_max - new_max)
+    row_sum = row_sum * alpha + tl.sum(p, 1)  # before dropout: it drops probabilities, and those are normalised by all
+    if DROPOUT:
+        keep = dropout_keep(row_a[:, None], row_b[:, None], cols[None, :], k2, keep_threshold)
+        p = tl.where(keep, p, 0.0)
+    # -- output: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
+    v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
+    acc = matmul(p.to(v.dtype), v, acc * alpha[:, None], EXACT)
+    return acc, row_sum, new_max
+
+
+@triton.jit
+def _page(K, block_table, first_col, page_size, stride_block, stride_n):
+    """Start of the block of keys at first_col of a paged cache; a block never crosses a page."""
+    page = tl.load(block_table + first_col // page_size).to(tl.int64)
+    return K + page * stride_block + tl.cast(first_col % page_size, tl.int64) * stride_n
+
+
+@triton.jit
+def forward_kernel(
+    Q,
+    K,
+    V,
+    Out,
+    Lse,
+    CuQ,
+    CuK,
+    BlockTable,
+    Slopes,
+    Rng,
+    stride_qb,
+    stride_qm,
+    stride_qh,
+    stride_kb,
+    stride_kn,
+    stride_kh,
+    stride_vb,
+    stride_vn,
+    stride_vh,
+    stride_ob,
+    stride_om,
+    stride_oh,
+    stride_lb,
+    stride_lh,
+    stride_tb,
+    stride_sb,
+    heads,
+    group,
+    max_seqlen_q,
+    max_seqlen_k,
+    page_size,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    keep_threshold,
+    keep_scale,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    VARLEN: tl.constexpr,
+    PAGED: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    EXACT: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Out [.., Sq, H, D] and Lse [.., H, Sq] of one tile of BLOCK_M queries; see `forward` for the arguments."""
+    PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
+    # -- which tile: tiles of one head follow each other, so that they find its keys in the cache
+    tiles = tl.cdiv(max_seqlen_q, BLOCK_M)
+    pid = tl.program_id(0)
+    tile = pid % tiles
+    head = (pid // tiles) % heads
+    batch = pid // (tiles * heads)
+    if RIGHT:
+        tile = tiles - 1 - tile  # under the diagonal the last tiles have most to do: start them first
+    first_q, seqlen_q = sequence(CuQ, batch, max_seqlen_q, VARLEN)
+    first_k, seqlen_k = sequence(CuK, batch, max_seqlen_k, VARLEN)
+    first_row = tile * BLOCK_M
+    if first_row >= seqlen_q:
+        return
+    last_row = tl.minimum(first_row + BLOCK_M, seqlen_q) - 1
+    shift = seqlen_k - seqlen_q
+
+    # -- addresses: a 64-bit start of the tile, 32-bit offsets inside of it
+    lane_m = tl.arange(0, BLOCK_M)
+    lane_n = tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, BLOCK_D)
+    rows = first_row + lane_m
+    if WIDE:
+        lane_m = lane_m.to(tl.int64)
+        lane_n = lane_n.to(tl.int64)
+    batch64 = batch.to(tl.int64)
+    head64 = head.to(tl.int64)
+    head_k = head64 // group
+    Q += batch64 * stride_qb + head64 * stride_qh + (first_q + first_row) * stride_qm
+    Out += batch64 * stride_ob + head64 * stride_oh + (first_q + first_row) * stride_om
+    Lse += batch64 * stride_lb + head64 * stride_lh + first_q
+    K += head_k * stride_kh
+    V += head_k * stride_vh
+    if PAGED:
+        BlockTable += batch64 * stride_tb
+    else:
+        K += batch64 * stride_kb + first_k * stride_kn
+        V += batch64 * stride_vb + first_k * stride_vn
+    offs_k = lane_n[:, None] * stride_kn + dims[None, :]
+    offs_v = lane_n[:, None] * stride_vn + dims[None, :]
+
+    q = load_tile(Q, lane_m[:, None] * stride_qm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(Slopes + batch64 * stride_sb + head) * LOG2E
+    row_a, row_b, k2 = rows, rows, 0
+    if DROPOUT:
+        k0, k1, k2 = dropout_keys(Rng, batch * heads + head)
+        row_a, row_b = dropout_row_keys(rows, k0, k1)
+
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    row_max = tl.full([BLOCK_M], LOWEST, tl.float32)
+    begin, full_begin, full_end, end = key_blocks(
+        first_row, last_row, shift, left, right, seqlen_k, LEFT, RIGHT, BLOCK_N
+    )
+    # -- blocks that every row sees whole: no masks
+    for block in range(full_begin, full_end):
+        first_col = block * BLOCK_N
+        if PAGED:
+            k_block = _page(K, BlockTable, first_col, page_size, stride_kb, stride_kn)
+            v_block = _page(V, BlockTable, first_col, page_size, stride_vb, stride_vn)
+        else:
+            k_block = K + tl.cast(first_col, tl.int64) * stride_kn
+            v_block = V + tl.cast(first_col, tl.int64) * stride_vn
+        acc, row_sum, row_max = _online_softmax_step(
+            acc, row_sum, row_max, q, k_block, v_block, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_N, PAD_DIM, LEFT,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, False,
+        )  # fmt: skip
+    # -- blocks cut by the window, the diagonal or the end of the keys
+    for i in range((full_begin - begin) + (end - full_end)):
+        first_col = edge_block(i, begin, full_begin, full_end) * BLOCK_N
+        if PAGED:
+            k_block = _page(K, BlockTable, first_col, page_size, stride_kb, stride_kn)
+            v_block = _page(V, BlockTable, first_col, page_size, stride_vb, stride_vn)
+        else:
+            k_block = K + tl.cast(first_col, tl.int64) * stride_kn
+            v_block = V + tl.cast(first_col, tl.int64) * stride_vn
+        acc, row_sum, row_max = _online_softmax_step(
+            acc, row_sum, row_max, q, k_block, v_block, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_N, PAD_DIM, LEFT,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, True,
+        )  # fmt: skip
+
+    # -- normalise. A row that saw no key has sum 0: its output is 0 and its logarithm +inf, so that the backward pass,
+    #    which computes exp(score - lse), finds probability 0 there.
+    empty = row_sum == 0.0
+    safe_sum = tl.where(empty, 1.0, row_sum)
+    scale = 1.0 / safe_sum
+    if DROPOUT:
+        scale = scale * keep_scale
+    lse = tl.where(empty, float("inf"), (row_max + tl.log2(safe_sum)) * LN2)
+    tl.store(Lse + rows, lse, mask=rows < seqlen_q)
+    store_tile(
+        Out, lane_m[:, None] * stride_om + dims[None, :], acc * scale[:, None], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM
+    )
+
+
+def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=None, rng_state=None):
+    """Launches the forward kernel. Shapes as in ops.attention_forward; returns (out, lse)."""
+    batch, heads, tokens_q = call.batch(q, cu_q), q.shape[-2], q.shape[-3]
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    lse_shape = (heads, tokens_q) if call.varlen else (batch, heads, tokens_q)
+    lse = torch.empty(lse_shape, dtype=torch.float32, device=q.device)
+    if out.numel() == 0:
+        return out, lse
+    if call.varlen:  # tokens behind the last sequence belong to none
+        out.zero_()
+        lse.fill_(float("inf"))
+    if call.max_seqlen_q == 0:
+        return out, lse
+    paged = block_table is not None
+    chosen = config.choose(
+        compat.target_name(q), "forward", q.shape[-1], q.dtype, call.features | ({"paged"} if paged else set())
+    )
+    block_n = call.block_n(chosen.block_n, k.shape[1] if paged else None)
+    q_strides, k_strides, v_strides, o_strides = (call.strides(x) for x in (q, k, v, out))
+    if paged:
+        k_strides, v_strides = k.stride()[:3], v.stride()[:3]
+    grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
+    with compat.device_guard(q):
+        forward_kernel[grid](
+            q, k, v, out, lse, cu_q, cu_k, block_table, slopes, rng_state,
+            *q_strides, *k_strides, *v_strides, *o_strides,
+            *call.row_strides(lse),
+            block_table.stride(0) if paged else 0,
+            slopes.stride(0) if slopes is not None and slopes.dim() == 2 else 0,
+            heads, heads // k.shape[-2], call.max_seqlen_q, call.max_seqlen_k, k.shape[1] if paged else 0,
+            call.left, call.right, call.forward_scale_log2, call.softcap, call.keep_threshold, call.keep_scale,
+            HEAD_DIM=q.shape[-1], BLOCK_D=call.block_d(q.shape[-1]), BLOCK_M=chosen.block_m, BLOCK_N=block_n,
+            PAGED=paged, WIDE=call.wide(max(chosen.block_m, block_n), q, k, v, out), **call.flags(q),
+            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+        )  # fmt: skip
+    return out, lse

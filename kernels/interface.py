@@ -1,0 +1,366 @@
+"""The public functions: flash-attn 2.8's names, arguments, defaults, shapes and returns.
+
+What they promise beyond it: every argument has its effect on every device, or raises a ValueError before a kernel
+starts; softcap and dropout go together; float32 and head dimensions that are no multiple of 8 need no copy; the gradient
+of the returned softmax_lse is right too; results are the same bits in every run, `deterministic` or not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from . import reference, validation
+from .ops import attention_forward
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from torch import Tensor
+
+    Result: TypeAlias = Tensor | tuple[Tensor, Tensor, Tensor]
+
+__all__ = [
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+]
+
+
+def flash_attn_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Result:
+    """Attention of q (B, Sq, H, D) with k and v (B, Sk, Hk, D), float16, bfloat16 or float32, D at most 256.
+
+    H is a multiple of Hk: query head h reads key head h // (H / Hk) (grouped-query attention).
+
+    dropout_p: share of probabilities to drop, drawn from the torch generator; 0 in evaluation.
+    softmax_scale: factor of the scores; default 1 / sqrt(D).
+    causal: query i sees key j only where j <= i + Sk - Sq (the diagonal ends in the bottom right corner).
+    window_size: (left, right): query i sees keys i + Sk - Sq - left to i + Sk - Sq + right; -1 is infinite.
+    softcap: above 0, scores become softcap * tanh(score / softcap).
+    alibi_slopes: float32 (H,) or (B, H); score (i, j) gets the bias -slope * |i + Sk - Sq - j|.
+    deterministic: taken for flash-attn's sake; these kernels use no atomics, so all their results are.
+    return_attn_probs: also return softmax_lse and S_dmask, for tests.
+
+    Returns out (B, Sq, H, D); a query that sees no key gets 0. With return_attn_probs also softmax_lse, float32
+    (B, H, Sq), the logarithm of the sum of the exponentials of a row's scores (+inf where it sees no key), and S_dmask:
+    empty without dropout, else (B, H, Sq, Sk), both lengths rounded up to 128: exp(score - row maximum), negative where
+    dropped. Raises ValueError for arguments that do not fit.
+    """
+    scale = _options(dropout_p, softcap, softmax_scale, q)
+    validation.check_dense(q, k, v)
+    validation.check_slopes(alibi_slopes, q.shape[0], q.shape[2], q.device)
+    q, k, v = _autocast(q, k, v)
+    left, right = _window(window_size, causal)
+    rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
+    out, lse = attention_forward(
+        q,
+        k,
+        v,
+        None,
+        None,
+        None,
+        alibi_slopes,
+        rng_state,
+        q.shape[1],
+        k.shape[1],
+        scale,
+        left,
+        right,
+        float(softcap),
+        float(dropout_p),
+    )
+    if not return_attn_probs:
+        return out
+    if rng_state is None:
+        return out, lse, q.new_empty((0,))
+    keep = reference.dropout_keep(rng_state, dropout_p, q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    probs = reference.signed_probabilities(
+        q.detach(),
+        k.detach(),
+        keep,
+        softmax_scale=scale,
+        window_size=(left, right),
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+    )
+    return out, lse, _round_up(probs)
+
+
+def flash_attn_kvpacked_func(
+    q: Tensor,
+    kv: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Result:
+    """`flash_attn_func` with keys and values in one tensor, kv: (B, Sk, 2, Hk, D)."""
+    _check_packed("kv", kv, 5, 2)
+    k, v = kv.unbind(dim=2)
+    return flash_attn_func(
+        q,
+        k,
+        v,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+    )
+
+
+def flash_attn_qkvpacked_func(
+    qkv: Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Result:
+    """`flash_attn_func` with queries, keys and values in one tensor, qkv: (B, S, 3, H, D)."""
+    _check_packed("qkv", qkv, 5, 3)
+    q, k, v = qkv.unbind(dim=2)
+    return flash_attn_func(
+        q,
+        k,
+        v,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+    )
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    block_table: Tensor | None = None,
+) -> Result:
+    """`flash_attn_func` over B sequences of different lengths, packed behind each other without padding.
+
+    q: (total_q, H, D); k, v: (total_k, Hk, D). cu_seqlens_q, cu_seqlens_k: int32 (B + 1,), where each sequence starts
+    and the last ends; max_seqlen_q, max_seqlen_k: the longest. Sequences may be empty.
+    block_table: int32 (B, pages a sequence): k and v are pages (P, page_size, Hk, D), page_size a multiple of 16, and
+    sequence b reads pages block_table[b] in this order. No gradients then.
+
+    Returns out (total_q, H, D), with return_attn_probs also softmax_lse (H, total_q) and S_dmask (B, H, ., .).
+    """
+    max_seqlen_q, max_seqlen_k = int(max_seqlen_q), int(max_seqlen_k)
+    scale = _options(dropout_p, softcap, softmax_scale, q)
+    validation.check_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table)
+    batch = cu_seqlens_q.numel() - 1
+    validation.check_slopes(alibi_slopes, batch, q.shape[1], q.device)
+    if block_table is not None and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError("attention over a paged cache (block_table) has no gradients; call it under torch.no_grad()")
+    q, k, v = _autocast(q, k, v)
+    left, right = _window(window_size, causal)
+    rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
+    out, lse = attention_forward(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        block_table,
+        alibi_slopes,
+        rng_state,
+        max_seqlen_q,
+        max_seqlen_k,
+        scale,
+        left,
+        right,
+        float(softcap),
+        float(dropout_p),
+    )
+    if not return_attn_probs:
+        return out
+    if rng_state is None:
+        return out, lse, q.new_empty((0,))
+    if block_table is not None:
+        raise ValueError("return_attn_probs with dropout is not offered over a paged cache (block_table)")
+    keep = reference.dropout_keep(rng_state, dropout_p, batch, q.shape[1], max_seqlen_q, max_seqlen_k)
+    probs = reference.signed_probabilities(
+        _padded(q.detach(), cu_seqlens_q, max_seqlen_q),
+        _padded(k.detach(), cu_seqlens_k, max_seqlen_k),
+        keep,
+        softmax_scale=scale,
+        window_size=(left, right),
+        softcap=softcap,
+        alibi_slopes=alibi_slopes,
+        row_lengths=cu_seqlens_q.diff(),
+        col_lengths=cu_seqlens_k.diff(),
+    )
+    return out, lse, _round_up(probs)
+
+
+def flash_attn_varlen_kvpacked_func(
+    q: Tensor,
+    kv: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Result:
+    """`flash_attn_varlen_func` with keys and values in one tensor, kv: (total_k, 2, Hk, D)."""
+    _check_packed("kv", kv, 4, 2)
+    k, v = kv.unbind(dim=1)
+    return flash_attn_varlen_func(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+    )
+
+
+def flash_attn_varlen_qkvpacked_func(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> Result:
+    """`flash_attn_varlen_func` with queries, keys and values in one tensor, qkv: (total, 3, H, D)."""
+    _check_packed("qkv", qkv, 4, 3)
+    q, k, v = qkv.unbind(dim=1)
+    return flash_attn_varlen_func(
+        q,
+        k,
+        v,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        dropout_p,
+        softmax_scale,
+        causal,
+        window_size,
+        softcap,
+        alibi_slopes,
+        deterministic,
+        return_attn_probs,
+    )
+
+
+def _get_block_size_n(device: torch.device, head_dim: int, is_dropout: bool, is_causal: bool) -> int:
+    """How many keys share a row maximum in S_dmask: flash-attn's tests ask. Here: all of the row."""
+    return 1 << 30
+
+
+def _options(dropout_p: float, softcap: float, softmax_scale: float | None, q: Tensor) -> float:
+    """Checks the numbers of a call; returns the softmax scale."""
+    if not isinstance(q, torch.Tensor) or q.dim() == 0 or q.shape[-1] == 0:
+        raise ValueError("q must be a torch.Tensor with a head dimension of 1 to 256")
+    scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    validation.check_options(dropout_p, softcap, scale)
+    return scale
+
+
+def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
+    """(left, right); a causal mask is a window that ends at the query's own position."""
+    left, right = (int(x) for x in window_size)
+    return left, 0 if causal else right
+
+
+def _check_packed(name: str, x: Tensor, dims: int, parts: int) -> None:
+    if not isinstance(x, torch.Tensor) or x.dim() != dims or x.shape[-3] != parts:
+        layout = ("batch, seqlen" if dims == 5 else "total tokens") + f", {parts}, heads, head_dim"
+        raise ValueError(f"{name} must be ({layout}); got {tuple(getattr(x, 'shape', ()))}")
+
+
+def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Under autocast, float32 operands are computed in the type that autocast chose, as matrix products are."""
+    kind = q.device.type
+    if q.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        wanted = torch.get_autocast_dtype(kind)
+        return q.to(wanted), k.to(wanted), v.to(wanted)
+    return q, k, v
+
+
+def _draw_rng_state(device: torch.device) -> Tensor:
+    """Seed and offset of dropout, int64 (2,), drawn from the torch generator of the device without waiting for it."""
+    return torch.randint(0, 2**62, (2,), dtype=torch.int64, device=device)
+
+
+def _padded(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+    """Packed (total, H, D) -> (B, max_seqlen, H, D), zeros behind each sequence."""
+    starts, lengths = cu_seqlens[:-1], cu_seqlens.diff()
+    position = torch.arange(max_seqlen, device=x.device)
+    inside = position < lengths[:, None]  # (B, max_seqlen)
+    index = torch.where(inside, starts[:, None] + position, 0).long()
+    if x.shape[0] == 0:
+        return x.new_zeros((starts.numel(), max_seqlen, *x.shape[1:]))
+    return x[index] * inside[:, :, None, None]
+
+
+def _round_up(probs: Tensor) -> Tensor:
+    """Pads the last two dimensions with zeros to multiples of 128, as flash-attn's S_dmask."""
+    return F.pad(probs, (0, -probs.shape[-1] % 128, 0, -probs.shape[-2] % 128))
