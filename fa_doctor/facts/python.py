@@ -64,6 +64,7 @@ class Python:
     search_path: tuple[str, ...] = ()
     writable: bool | None = None
     distributions: tuple[Distribution, ...] | None = None
+    uv: str | None = None  # where PATH finds uv, which installs faster than pip
     problem: str | None = None  # what happened when it did not start
     evidence: tuple[Evidence, ...] = ()
 
@@ -141,6 +142,7 @@ def gather(host: Host, python: str | None = None) -> Python:
         search_path=tuple(search),
         writable=host.can_write_folder(sites[0]) if sites else None,
         distributions=distributions,
+        uv=host.which("uv"),
         problem=problem,
         evidence=tuple(evidence),
     )
