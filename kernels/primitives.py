@@ -35,12 +35,25 @@ def load_tile(
 
 
 @triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """float32 in a narrower type, rounded to nearest even.
+
+    Triton's interpreter cuts the low bits off where the type is bfloat16; there they are rounded away before.
+    """
+    if INTERPRETED and dtype == tl.bfloat16:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+@triton.jit
 def store_tile(base, offsets, value, rows, row_end, dims, HEAD_DIM: tl.constexpr, PAD_DIM: tl.constexpr):
     """Stores the part of a tile [rows, head dimension] that lies inside of the tensor."""
     mask = (rows < row_end)[:, None]
     if PAD_DIM:
         mask = mask & (dims < HEAD_DIM)[None, :]
-    tl.store(base + offsets, value.to(base.dtype.element_ty), mask=mask)
+    tl.store(base + offsets, narrow(value, base.dtype.element_ty), mask=mask)
 
 
 @triton.jit
