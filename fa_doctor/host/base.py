@@ -19,6 +19,7 @@ __all__ = [
     "FILE_LIMIT",
     "CommandOutput",
     "Disk",
+    "FileBytes",
     "FileText",
     "Host",
     "Listing",
@@ -57,6 +58,16 @@ class FileText:
 
     path: str
     text: str | None
+    problem: Problem | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """A binary file: `data` (cut at the limit), or the problem."""
+
+    path: str
+    data: bytes | None
     problem: Problem | None = None
     truncated: bool = False
 
@@ -156,6 +167,10 @@ class Host(ABC):
     @abstractmethod
     def read(self, path: str, limit: int = FILE_LIMIT) -> FileText:
         """The text of a file."""
+
+    @abstractmethod
+    def read_bytes(self, path: str, limit: int = FILE_LIMIT) -> FileBytes:
+        """The bytes of a file, of which `read` would make a text."""
 
     @abstractmethod
     def list(self, path: str) -> Listing:
