@@ -3,7 +3,6 @@
 from fa_doctor.host.base import (
     CommandOutput,
     Disk,
-    FileBytes,
     FileText,
     Host,
     Listing,
@@ -20,7 +19,6 @@ __all__ = [
     "CommandOutput",
     "Disk",
     "ElfDynamic",
-    "FileBytes",
     "FileText",
     "Host",
     "Listing",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fa_doctor.evidence import Evidence
 
-__all__ = ["Gpu", "Gpus", "OtherGpu", "Tool"]
+__all__ = ["Gpu", "Gpus", "OtherGpu", "Tool", "ToolVersions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class Gpu:
 
     `gfx` is the target of the silicon; `gfx_in_force` what the runtime reports, which an override changes.
     `vram_bytes` is the card's own memory or an APU's carve-out, `gtt_bytes` the system memory it can use besides.
+    Where an APU's carve-out is not known, `vram_bytes` is the pool that the runtime hands out.
     `hidden_by` names the variable that hides the device from this process; `visible` is None if that is not known.
     """
 
@@ -38,6 +39,16 @@ class Gpu:
     hidden_by: str | None = None
     render_minor: int | None = None
     kfd_node: int | None = None
+    kfd_id: int | None = None
+    card: int | None = None  # the number of the package it is on, from 0; partitions of one card share it
+    card_index: int | None = None  # N of /sys/class/drm/cardN
+    pool_bytes: int | None = None  # what the runtime hands out; on an APU that is system memory, not the carve-out
+    simd_count: int | None = None
+    xcc_count: int | None = None  # compute dies of this device
+    hive_id: int | None = None  # devices of one hive are joined by XGMI links
+    isas: tuple[str, ...] = ()  # as the runtime lists them: "gfx942:sramecc+:xnack-"
+    kernel_driver: str | None = None
+    vbios: str | None = None
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -53,7 +64,16 @@ class OtherGpu:
     pci: str | None
     driver: str | None
     why: str
+    vendor_id: int | None = None
+    device_id: int | None = None
     evidence: tuple[Evidence, ...] = ()
+
+    @property
+    def pci_id(self) -> str | None:
+        """Vendor and device id as lspci writes them: "10de:2704"."""
+        if self.vendor_id is None or self.device_id is None:
+            return None
+        return f"{self.vendor_id:04x}:{self.device_id:04x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +86,37 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolVersions:
+    """Versions that stand in the output of tools: what they say, which may be of another moment than the files."""
+
+    rocm: str | None = None
+    driver: str | None = None
+    hsa_runtime: str | None = None
+    hip: str | None = None
+    amd_smi: str | None = None
+    platform: str | None = None  # "Linux Guest (Passthrough)", as amd-smi names it
+    module_loaded: bool | None = None  # rocminfo's word on the kernel module
+
+
+@dataclass(frozen=True, slots=True)
 class Gpus:
-    """`devices` in HIP's order; `cards` counts packages (8 MI300X in CPX mode: 8 cards, up to 64 devices).
+    """`devices` in HIP's order; `cards` counts packages of AMD, usable or not (8 MI300X in CPX mode: 8 cards, up to
+    64 devices).
 
     Both are None where nothing that was recorded can tell; an empty tuple says that there is none.
+    `withheld` are KFD nodes of GPUs that the kernel does not show to this container, `unreadable` nodes whose files
+    gave an error. `rejected` are entries of *_VISIBLE_DEVICES that end their list, with the variable.
     """
 
     devices: tuple[Gpu, ...] | None
     cards: int | None
     others: tuple[OtherGpu, ...] = ()
     tools: tuple[Tool, ...] = ()
+    withheld: tuple[int, ...] = ()
+    unreadable: tuple[int, ...] = ()
+    rejected: tuple[tuple[str, str], ...] = ()
+    versions: ToolVersions = field(default_factory=ToolVersions)
+    cpu_nodes: tuple[int, ...] = ()
     override: str | None = None  # HSA_OVERRIDE_GFX_VERSION as it is in force, or as the facts show it must have been
     evidence: tuple[Evidence, ...] = ()
 
