@@ -3,6 +3,7 @@
 from fa_doctor.host.base import (
     CommandOutput,
     Disk,
+    FileBytes,
     FileText,
     Host,
     Listing,
@@ -19,6 +20,7 @@ __all__ = [
     "CommandOutput",
     "Disk",
     "ElfDynamic",
+    "FileBytes",
     "FileText",
     "Host",
     "Listing",

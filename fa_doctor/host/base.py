@@ -19,6 +19,7 @@ __all__ = [
     "FILE_LIMIT",
     "CommandOutput",
     "Disk",
+    "FileBytes",
     "FileText",
     "Host",
     "Listing",
@@ -57,6 +58,16 @@ class FileText:
 
     path: str
     text: str | None
+    problem: Problem | None = None
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """A binary file: `data` (cut at the limit), or the problem."""
+
+    path: str
+    data: bytes | None
     problem: Problem | None = None
     truncated: bool = False
 
@@ -158,6 +169,10 @@ class Host(ABC):
         """The text of a file."""
 
     @abstractmethod
+    def read_bytes(self, path: str, limit: int = FILE_LIMIT) -> FileBytes:
+        """The bytes of a file, of which `read` would make a text."""
+
+    @abstractmethod
     def list(self, path: str) -> Listing:
         """The names in a folder."""
 
@@ -200,10 +215,6 @@ class Host(ABC):
         """An output kept under `outputs/NAME` of a recorded machine that no command of ours prints (a lstopo.xml, a
         profiler's sysinfo.csv, `rocm-smi-a.txt`); a live host has none."""
         return FileText(name, None, Problem.UNRECORDED)
-
-    def recorded_names(self) -> tuple[str, ...]:
-        """The names that `recorded` can be asked for: what lies in `outputs/` of a recorded machine, else none."""
-        return ()
 
     # What follows is derived from the questions above, the same for every kind of host.
 

@@ -13,6 +13,7 @@ from fa_doctor.host.base import (
     FILE_LIMIT,
     CommandOutput,
     Disk,
+    FileBytes,
     FileText,
     Host,
     Listing,
@@ -69,15 +70,20 @@ class LiveHost(Host):
         return User(uid, gid, tuple(sorted({gid, *os.getgroups()})), name, home)
 
     def read(self, path: str, limit: int = FILE_LIMIT) -> FileText:
+        found = self.read_bytes(path, limit)
+        text = None if found.data is None else found.data.decode("utf-8", "replace")
+        return FileText(path, text, found.problem, found.truncated)
+
+    def read_bytes(self, path: str, limit: int = FILE_LIMIT) -> FileBytes:
         real = self._inside(path)
         if isinstance(real, Problem):
-            return FileText(path, None, real)
+            return FileBytes(path, None, real)
         try:
             # O_NONBLOCK: opening a pipe that somebody left in place of a file must not wait for its writer.
             descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(descriptor, "rb", buffering=0) as stream:
                 if not stat_module.S_ISREG(os.fstat(descriptor).st_mode):
-                    return FileText(path, None, Problem.FAILED)
+                    return FileBytes(path, None, Problem.FAILED)
                 data = b""
                 while len(data) <= limit:
                     chunk = stream.read(limit + 1 - len(data))
@@ -85,8 +91,8 @@ class LiveHost(Host):
                         break
                     data += chunk
         except OSError as error:
-            return FileText(path, None, _problem_of(error))
-        return FileText(path, data[:limit].decode("utf-8", "replace"), truncated=len(data) > limit)
+            return FileBytes(path, None, _problem_of(error))
+        return FileBytes(path, data[:limit], truncated=len(data) > limit)
 
     def list(self, path: str) -> Listing:
         real = self._inside(path)

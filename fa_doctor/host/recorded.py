@@ -15,6 +15,7 @@ from fa_doctor.host.base import (
     FILE_LIMIT,
     CommandOutput,
     Disk,
+    FileBytes,
     FileText,
     Host,
     Listing,
@@ -104,6 +105,13 @@ class RecordedHost(Host):
             return FileText(path, None, Problem(noted))
         found = self._files.read(path, limit)
         return FileText(path, None, self._absence(path)) if found.problem is Problem.ABSENT else found
+
+    def read_bytes(self, path: str, limit: int = FILE_LIMIT) -> FileBytes:
+        noted = self._log_of("reads").get(path)
+        if noted is not None:
+            return FileBytes(path, None, Problem(noted))
+        found = self._files.read_bytes(path, limit)
+        return FileBytes(path, None, self._absence(path)) if found.problem is Problem.ABSENT else found
 
     def list(self, path: str) -> Listing:
         noted = self._log_of("listings").get(path)
@@ -196,9 +204,6 @@ class RecordedHost(Host):
         if found.problem is Problem.ABSENT:
             return FileText(name, None, Problem.UNRECORDED)
         return FileText(name, found.text, found.problem, found.truncated)
-
-    def recorded_names(self) -> tuple[str, ...]:
-        return LiveHost(str(self._folder / "outputs"), environ={}).list("/").names
 
     def _log_of(self, key: str) -> dict[str, Any]:
         noted = self._log.get(key)

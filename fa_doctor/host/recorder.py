@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fa_doctor.errors import UsageProblem
-from fa_doctor.host.base import FILE_LIMIT, CommandOutput, Disk, FileText, Host, Listing, Problem, Stat, User
+from fa_doctor.host.base import FILE_LIMIT, CommandOutput, Disk, FileBytes, FileText, Host, Listing, Problem, Stat, User
 from fa_doctor.host.elf import ElfDynamic
 from fa_doctor.host.recording import SCHEMA, output_name
 from fa_doctor.redaction import is_secret_name
@@ -49,6 +49,7 @@ class RecordingHost(Host):
         self.description = inner.description
         self._environ = _ReadVariables(inner.environ) if inner.environ is not None else None
         self._reads: dict[str, FileText] = {}
+        self._byte_reads: dict[str, FileBytes] = {}
         self._log: dict[str, dict[str, Any]] = {
             name: {} for name in ("listings", "stats", "real_paths", "openable", "writable", "disks", "elf", "which")
         }
@@ -67,6 +68,13 @@ class RecordingHost(Host):
         known = self._reads.get(path)
         if known is None or len(found.text or "") > len(known.text or ""):
             self._reads[path] = found
+        return found
+
+    def read_bytes(self, path: str, limit: int = FILE_LIMIT) -> FileBytes:
+        found = self.inner.read_bytes(path, limit)
+        known = self._byte_reads.get(path)
+        if known is None or len(found.data or b"") > len(known.data or b""):
+            self._byte_reads[path] = found
         return found
 
     def list(self, path: str) -> Listing:
@@ -139,6 +147,14 @@ class RecordingHost(Host):
             target = folder / "sysroot" / clean(path).lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(clean(found.text), encoding="utf-8")
+        for path, binary in self._byte_reads.items():
+            # Secrets are text; a binary file that holds one is left out, since a changed one would not be the same.
+            if binary.data is None or clean(text := binary.data.decode("latin-1")) != text:
+                problems[path] = (binary.problem or Problem.UNRECORDED).value
+                continue
+            target = folder / "sysroot" / clean(path).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(binary.data)
         commands: list[dict[str, Any]] = []
         for argv, output in self._commands.items():
             entry: dict[str, Any] = {"argv": list(argv), "returncode": output.returncode}
