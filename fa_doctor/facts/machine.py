@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from fa_doctor.evidence import Evidence
-from fa_doctor.facts import container, packages, python, resources, system, variables
+from fa_doctor.facts import container, gpus, packages, python, resources, system, variables
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.driver import Driver
 from fa_doctor.facts.gpus import Gpus
@@ -81,12 +81,14 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_system = ask("the system", lambda: system.gather(host), System())
     the_container = ask("the container", lambda: container.gather(host), Container(None))
     the_variables = ask("variables", lambda: variables.gather(host), None)
+    the_gpus = ask("GPUs", lambda: gpus.gather(host, deep=level.depth > 1), Gpus(None, None))
     the_python = ask("the target Python", lambda: _python(host, python), Python(None, None))
     the_packages = ask("packages", lambda: packages.gather(host, the_python), Packages())
     the_resources = ask("resources", lambda: resources.gather(host, the_system, the_container, the_python), Resources())
     return Machine(
         host_kind=host.kind,
         description=host.description,
+        gpus=the_gpus,
         system=the_system,
         container=the_container,
         user=host.user,

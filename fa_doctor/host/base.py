@@ -216,6 +216,10 @@ class Host(ABC):
         profiler's sysinfo.csv, `rocm-smi-a.txt`); a live host has none."""
         return FileText(name, None, Problem.UNRECORDED)
 
+    def recorded_names(self) -> tuple[str, ...]:
+        """The names that `recorded` can be asked for: what lies in `outputs/` of a recorded machine, else none."""
+        return ()
+
     # What follows is derived from the questions above, the same for every kind of host.
 
     def exists(self, path: str) -> bool | None:

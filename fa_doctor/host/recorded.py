@@ -205,6 +205,9 @@ class RecordedHost(Host):
             return FileText(name, None, Problem.UNRECORDED)
         return FileText(name, found.text, found.problem, found.truncated)
 
+    def recorded_names(self) -> tuple[str, ...]:
+        return LiveHost(str(self._folder / "outputs"), environ={}).list("/").names
+
     def _log_of(self, key: str) -> dict[str, Any]:
         noted = self._log.get(key)
         return noted if isinstance(noted, dict) else {}

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 from fa_doctor.knowledge.tables import load, sources_of
 
-__all__ = ["Legacy", "Product", "gfx_from_pci", "legacy_from_pci", "product_name", "products", "products_from_pci"]
+__all__ = [
+    "Legacy",
+    "Product",
+    "gfx_from_pci",
+    "is_integrated",
+    "legacy_from_pci",
+    "product_from_name",
+    "product_name",
+    "products",
+    "products_from_pci",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,7 @@ class Product:
     bf16_tflops: float | None
     infinity_cache_mib: int | None
     peak_confidence: str | None
+    integrated: bool
     note: str | None
     sources: tuple[str, ...]
 
@@ -55,6 +67,7 @@ def products() -> tuple[Product, ...]:
             bf16_tflops=row.get("bf16_tflops"),
             infinity_cache_mib=row.get("infinity_cache_mib"),
             peak_confidence=row.get("peak_confidence"),
+            integrated=row.get("integrated", False),
             note=row.get("note"),
             sources=sources_of(table, row["sources"]),
         )
@@ -93,6 +106,26 @@ def gfx_from_pci(device_id: int) -> str | None:
             return product.gfx
     device = load("pci_names")["device"].get(key)
     return str(device["gfx"]) if device else None
+
+
+def product_from_name(name: str) -> Product | None:
+    """The product that a marketing name contains ("AMD Instinct MI300X OAM"), the longest fit; None if none is known."""
+    best: Product | None = None
+    text = name.replace("_", " ")
+    for product in products():
+        short = product.name.removeprefix("Instinct ").removeprefix("Radeon ")
+        if (best is None or len(product.name) > len(best.name)) and re.search(
+            rf"(?<!\w){re.escape(short)}(?!\w)", text, re.IGNORECASE
+        ):
+            best = product
+    return best
+
+
+def is_integrated(gfx: str, device_id: int | None = None) -> bool | None:
+    """Whether the GPU is part of an APU: by its device id, else by what all products of its gfx target are."""
+    known = products_from_pci(device_id) if device_id is not None else ()
+    kinds = {product.integrated for product in known or products() if product.gfx == gfx}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def legacy_from_pci(device_id: int) -> Legacy | None:
