@@ -20,6 +20,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.check",
         "Finds what keeps FlashAttention from working on this machine, and how to mend it.",
     ),
+    "env": ("fa_doctor.commands.env", 'Prints the variables that this machine needs: eval "$(fa-doctor env)".'),
+    "run": (
+        "fa_doctor.commands.run",
+        "Checks the machine, sets its variables, and becomes CMD: for container entrypoints.",
+    ),
     "snapshot": (
         "fa_doctor.commands.snapshot",
         "Records what check reads of this machine into a new folder; secrets are removed.",

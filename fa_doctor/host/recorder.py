@@ -37,6 +37,7 @@ class _ReadVariables(Mapping[str, str]):
         return len(self._inner)
 
     def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
         return name in self._inner
 
 
@@ -124,6 +125,15 @@ class RecordingHost(Host):
     def _keep(self, table: str, key: str, value: Answer) -> Answer:
         self._log[table][key] = value
         return value
+
+    def questions(self) -> dict[str, set[str]]:
+        """Everything that was asked so far, by kind; for commands, the programs."""
+        return {
+            "reads": set(self._reads),
+            **{kind: set(answers) for kind, answers in self._log.items()},
+            "programs": {argv[0] for argv in self._commands},
+            "variables": set(self._environ.read) if self._environ is not None else set(),
+        }
 
     def write(self, folder: Path, clean: Callable[[str], str] = str) -> None:
         """Writes what was asked and answered as a recorded machine; `clean` removes secrets from every text.
