@@ -33,11 +33,11 @@ def command(form: str, python: str | None, timeout: float) -> int:
     the GPUs of this host.
     """
     if form in ("docker-run", "podman-run"):
-        from fa_doctor.diagnosis.remedies import container_command
+        import time
+
+        from fa_doctor.entrypoint.container_command import container_command
         from fa_doctor.facts.machine import gather
         from fa_doctor.host import LiveHost
-
-        import time
 
         machine = gather(LiveHost(), level=Level.QUICK, python=python, deadline=time.monotonic() + timeout)
         write_output(container_command(machine, form.removesuffix("-run")) + "\n", None)

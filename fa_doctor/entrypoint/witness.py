@@ -77,7 +77,7 @@ def changed(witness: Mapping[str, Any], host: Host) -> str | None:
             continue
         for name, answer in answers.items():
             if _answer(host, kind, name) != answer:
-                return name
+                return str(name)
     return None
 
 
@@ -138,7 +138,7 @@ def _identity(path: str) -> Any:
 def _stat(found: Stat) -> Any:
     if found.problem is not None:
         return found.problem.value
-    return [found.kind.value if found.kind else None, found.mode, found.uid, found.gid, found.device]
+    return [found.kind.value if found.kind else None, found.mode, found.uid, found.gid, list(found.device or ())]
 
 
 def _user(host: Host) -> Any:

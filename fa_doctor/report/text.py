@@ -9,6 +9,7 @@ from fa_doctor.report.document import Document
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 __all__ = ["console_for", "write"]
 
@@ -69,7 +70,7 @@ class _Printer:
         status = finding["status"]
         label = f"{status.upper():<8}"
         title = Text.assemble((label, _STYLES[status]), (finding["id"], "bold"), "  ", (finding["title"], "bold"))
-        self.console.print(_hanging(title, len(label)))
+        self._hanging(title, len(label))
         if finding["detail"]:
             self._indented(finding["detail"])
         shown = finding["evidence"] if self.verbose else finding["evidence"][:4]
@@ -97,7 +98,7 @@ class _Printer:
         status = finding["status"]
         text = Text.assemble((f"{status.upper():<8}", _STYLES[status]), finding["id"], "  ", finding["title"])
         text.append(f"  [{finding['duration_s'] * 1000:.1f} ms]", "dim")
-        self.console.print(_hanging(text, 8))
+        self._hanging(text, 8)
         for evidence in finding["evidence"]:
             self._indented(f"{evidence['source']}: {_shorten(evidence['text'], True)}", "dim")
 
@@ -123,26 +124,20 @@ class _Printer:
     def _labelled(self, label: str, text: str) -> None:
         from rich.text import Text
 
-        self.console.print(_hanging(Text.assemble((label, "dim"), text), len(label)))
+        self._hanging(Text.assemble((label, "dim"), text), len(label))
 
     def _indented(self, text: str, style: str = "", indent: int = _INDENT) -> None:
-        from rich.padding import Padding
         from rich.text import Text
 
-        self.console.print(Padding(Text(text, style), (0, 0, 0, indent)))
+        self._hanging(Text(" " * indent + text, style), indent)
 
-
-def _hanging(text: object, indent: int) -> object:
-    """Wraps a text so that its second line begins under the end of its label."""
-    from rich.table import Table
-    from rich.text import Text
-
-    assert isinstance(text, Text)
-    table = Table.grid(padding=0)
-    table.add_column(width=indent, no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row(text[:indent], text[indent:])
-    return table
+    def _hanging(self, text: Text, indent: int) -> None:
+        """Prints a text whose wrapped lines begin under the end of its label, without blanks at their ends."""
+        body = text[indent:].wrap(self.console, max(20, self.console.width - indent)) or [text[:0]]
+        for number, line in enumerate(body):
+            line.rstrip()
+            start = text[:indent] if number == 0 else text[:0].append(" " * indent)
+            self.console.print(start.append_text(line), soft_wrap=True)
 
 
 def _overview(machine: Document) -> list[tuple[str, str]]:
