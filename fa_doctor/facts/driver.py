@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fa_doctor.evidence import Evidence
+from fa_doctor.facts.gpus.model import Gpus
+from fa_doctor.facts.gpus.pci_bus import parse_modalias, parse_uevent
+from fa_doctor.facts.gpus.reading import AMD, hexadecimal
+from fa_doctor.facts.kernel_trouble import LogTrouble, StuckProcess, read_kernel_log, stuck_processes
+from fa_doctor.facts.system import System
+from fa_doctor.host import Host, Problem
 
-__all__ = ["DeviceNode", "Driver"]
+__all__ = ["DeviceNode", "DkmsBuild", "Driver", "blacklist_lines", "gather", "groups_by_id"]
+
+MODULE = "/sys/module/amdgpu"
+_MODPROBE_FOLDERS = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+_FILE_LIMIT = 200  # files of one configuration folder that are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +34,21 @@ class DeviceNode:
 
 
 @dataclass(frozen=True, slots=True)
+class DkmsBuild:
+    """A version of amdgpu-dkms on disk, and the kernels that it was built for."""
+
+    version: str
+    kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Driver:
-    """`origin` is "in-tree" or "dkms"; `version` the DKMS module's (the in-tree driver's version is the kernel's)."""
+    """`origin` is "in-tree" or "dkms"; `version` the DKMS module's (the in-tree driver's version is the kernel's).
+
+    `blocked_by` are lines of the configuration or of the kernel's command line that keep amdgpu from loading; they are
+    looked for only where it is not loaded (`blacklisted` is None then). `render_nodes` are AMD's, or of unknown maker.
+    `kernel_log` is None where no log may be read, or none was asked for.
+    """
 
     loaded: bool | None
     origin: str | None = None
@@ -32,7 +56,171 @@ class Driver:
     kfd: DeviceNode | None = None
     dxg: DeviceNode | None = None
     render_nodes: tuple[DeviceNode, ...] = ()
+    dri: bool | None = None  # whether the folder /dev/dri is there
     blacklisted: bool | None = None
-    kernel_log: tuple[str, ...] = ()  # lines of the kernel log that speak of amdgpu or kfd in trouble
-    stuck_processes: tuple[str, ...] = ()  # "pid name" of processes that wait in the kernel for the driver (state D)
+    blocked_by: tuple[Evidence, ...] = ()
+    dkms: tuple[DkmsBuild, ...] = ()
+    kernel_log: tuple[LogTrouble, ...] | None = None
+    stuck_processes: tuple[StuckProcess, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+
+
+def gather(host: Host, gpus: Gpus, system: System, *, deep: bool = False) -> Driver:
+    """Looks at the module, the nodes and who may open them.
+
+    The kernel log is read where a deeper look is wanted (`deep`), where something is stuck, or where a card that
+    should compute has no compute device; opening device nodes is left out while something is stuck in the driver,
+    since an open could wait there too.
+    """
+    evidence: list[Evidence] = []
+    loaded = _is_loaded(host, gpus, evidence)
+    origin, version = _origin(host, gpus, system, loaded, evidence)
+    concerned = loaded is not False or gpus.cards != 0
+    stuck = stuck_processes(host) if concerned else ()
+    unexplained = any(other.vendor == "AMD" for other in gpus.others) or bool(gpus.unreadable)
+    hung = any(tool.state == "hung" for tool in gpus.tools)
+    look = host.kind == "recorded" or (concerned and (deep or stuck or hung or unexplained))
+    log = read_kernel_log(host) if look else None
+    groups = groups_by_id(host.read("/etc/group").text or "")
+    blocked: tuple[Evidence, ...] = ()
+    if loaded is False:
+        blocked = _blocked_by(host, system)
+    return Driver(
+        loaded=loaded,
+        origin=origin,
+        version=version,
+        kfd=_node(host, "/dev/kfd", groups, try_open=not stuck),
+        dxg=_node(host, "/dev/dxg", groups, try_open=True),
+        render_nodes=_render_nodes(host, groups, try_open=not stuck),
+        dri=host.exists("/dev/dri"),
+        blacklisted=bool(blocked) if loaded is False else None,
+        blocked_by=blocked,
+        dkms=_dkms(host),
+        kernel_log=log,
+        stuck_processes=stuck,
+        evidence=tuple(evidence),
+    )
+
+
+def _is_loaded(host: Host, gpus: Gpus, evidence: list[Evidence]) -> bool | None:
+    stat = host.stat(MODULE)
+    if stat.exists is not None:
+        state = host.read_line(f"{MODULE}/initstate")
+        evidence.append(Evidence(MODULE, "there" + (f", {state}" if state else "") if stat.exists else "not there"))
+        return stat.exists
+    if any(gpu.kernel_driver == "amdgpu" or gpu.kfd_node is not None for gpu in gpus.known):
+        evidence.append(Evidence("GPU devices", "the devices that the driver makes are there"))
+        return True
+    if gpus.versions.module_loaded is not None:
+        evidence.append(Evidence("rocminfo", "loaded" if gpus.versions.module_loaded else "not loaded"))
+        return gpus.versions.module_loaded
+    if gpus.versions.driver:
+        evidence.append(Evidence("amd-smi or rocm-smi", f"driver version {gpus.versions.driver}"))
+        return True
+    if gpus.versions.driver_missing:
+        evidence.append(Evidence("amd-smi or rocm-smi", gpus.versions.driver_missing))
+        return False
+    return None
+
+
+def _origin(
+    host: Host, gpus: Gpus, system: System, loaded: bool | None, evidence: list[Evidence]
+) -> tuple[str | None, str | None]:
+    """Where the module comes from, and its version. Only AMD's package (DKMS) gives the module a version; it also taints
+    the kernel as an out-of-tree module ("O")."""
+    if not loaded:
+        return None, None
+    version = host.read(f"{MODULE}/version", limit=256)
+    if version.text and version.text.strip():
+        evidence.append(Evidence(version.path, version.text.strip()[:100]))
+        return "dkms", version.text.strip()[:100]
+    taint = host.read_line(f"{MODULE}/taint")
+    if taint and "O" in taint:
+        evidence.append(Evidence(f"{MODULE}/taint", taint))
+        return "dkms", gpus.versions.driver
+    said = gpus.versions.driver
+    if said:
+        evidence.append(Evidence("rocminfo, amd-smi or rocm-smi", f"driver version {said}"))
+        # For the kernel's own driver the tools print the kernel's release: "6.9.0-rc5+", "6.8.0-60-generic".
+        own = said == system.kernel or not re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", said)
+        return ("in-tree" if own else "dkms"), said
+    if version.problem is Problem.ABSENT:
+        return "in-tree", system.kernel
+    return None, None
+
+
+def _blocked_by(host: Host, system: System) -> tuple[Evidence, ...]:
+    found: list[Evidence] = []
+    for folder in _MODPROBE_FOLDERS:
+        for name in host.list(folder).names[:_FILE_LIMIT]:
+            if name.endswith(".conf"):
+                path = f"{folder}/{name}"
+                found += [Evidence(path, line) for line in blacklist_lines(host.read(path, limit=1 << 16).text or "")]
+    for word in (system.kernel_command_line or "").split():
+        key, _, value = word.partition("=")
+        blocks = key in ("modprobe.blacklist", "module_blacklist", "rd.driver.blacklist") and "amdgpu" in value.split(
+            ","
+        )
+        if blocks or word == "nomodeset":
+            found.append(Evidence("/proc/cmdline", word))
+    return tuple(found)
+
+
+def blacklist_lines(text: str) -> list[str]:
+    """The lines of a modprobe configuration that keep amdgpu from being loaded by itself, or at all."""
+    found: list[str] = []
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split()
+        if words[:2] == ["blacklist", "amdgpu"] or (
+            words[:2] == ["install", "amdgpu"] and words[2:3] and words[2].endswith(("/true", "/false"))
+        ):
+            found.append(" ".join(words))
+    return found
+
+
+def _dkms(host: Host) -> tuple[DkmsBuild, ...]:
+    """The versions of amdgpu-dkms under /var/lib/dkms and the kernels that each was built for."""
+    root = "/var/lib/dkms/amdgpu"
+    builds: list[DkmsBuild] = []
+    for version in host.list(root).names[:_FILE_LIMIT]:
+        if version in ("original_module",) or version.startswith("kernel-"):
+            continue
+        below = host.list(f"{root}/{version}").names
+        builds.append(DkmsBuild(version, tuple(name for name in below if re.match(r"[0-9]+\.[0-9]+", name))))
+    return tuple(builds)
+
+
+def groups_by_id(text: str) -> dict[int, str]:
+    """Names of groups by id, from /etc/group."""
+    found: dict[int, str] = {}
+    for line in text.splitlines():
+        parts = line.split(":")
+        if len(parts) >= 3 and parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11:
+            found.setdefault(int(parts[2]), parts[0])
+    return found
+
+
+def _node(host: Host, path: str, groups: dict[int, str], *, try_open: bool) -> DeviceNode:
+    stat = host.stat(path)
+    if not stat.exists:
+        return DeviceNode(path, stat.exists)
+    group = groups.get(stat.gid) if stat.gid is not None else None
+    openable = host.can_open(path) if try_open else None
+    return DeviceNode(path, True, stat.mode, stat.uid, stat.gid, group, openable)
+
+
+def _render_nodes(host: Host, groups: dict[int, str], *, try_open: bool) -> tuple[DeviceNode, ...]:
+    names = [name for name in host.list("/dev/dri").names if re.fullmatch(r"renderD[0-9]{1,5}", name)]
+    paths = [f"/dev/dri/{name}" for name in names if _maker(host, name) in (AMD, None)]
+    return tuple(_node(host, path, groups, try_open=try_open) for path in paths)
+
+
+def _maker(host: Host, render_node: str) -> int | None:
+    """The PCI vendor behind a render node; None for a partition of a card (a platform device), or if not known."""
+    folder = f"/sys/class/drm/{render_node}/device"
+    vendor = hexadecimal(host.read_line(f"{folder}/vendor"))
+    if vendor is not None:
+        return vendor
+    events = parse_uevent(host.read(f"{folder}/uevent", limit=1 << 14).text or "")
+    alias = parse_modalias(events.get("MODALIAS", ""))
+    return alias[0] if alias else hexadecimal(events.get("PCI_ID", "").partition(":")[0])

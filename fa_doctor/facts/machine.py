@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from fa_doctor.evidence import Evidence
-from fa_doctor.facts import container, gpus, packages, python, resources, system, variables
+from fa_doctor.facts import container, driver, gpus, health, node, packages, python, resources, system, variables
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.driver import Driver
 from fa_doctor.facts.gpus import Gpus
+from fa_doctor.facts.health import Health
+from fa_doctor.facts.node import Node
 from fa_doctor.facts.packages import Aiter, Companion, FlashAttention, Packages, Torch, Triton
 from fa_doctor.facts.python import Python
 from fa_doctor.facts.resources import Resources
@@ -39,6 +41,8 @@ class Machine:
     description: str
     gpus: Gpus = field(default_factory=lambda: Gpus(None, None))
     driver: Driver = field(default_factory=lambda: Driver(None))
+    health: Health = field(default_factory=Health)
+    node: Node = field(default_factory=Node)
     system: System = field(default_factory=System)
     container: Container = field(default_factory=lambda: Container(None))
     user: User | None = None
@@ -82,6 +86,11 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_container = ask("the container", lambda: container.gather(host), Container(None))
     the_variables = ask("variables", lambda: variables.gather(host), None)
     the_gpus = ask("GPUs", lambda: gpus.gather(host, deep=level.depth > 1), Gpus(None, None))
+    the_driver = ask(
+        "the driver", lambda: driver.gather(host, the_gpus, the_system, deep=level.depth > 1), Driver(None)
+    )
+    the_health = ask("the cards' health", lambda: health.gather(host, the_gpus, the_driver), Health())
+    the_node = ask("the node's settings", lambda: node.gather(host, the_gpus, the_system), Node())
     the_python = ask("the target Python", lambda: _python(host, python), Python(None, None))
     the_packages = ask("packages", lambda: packages.gather(host, the_python), Packages())
     the_resources = ask("resources", lambda: resources.gather(host, the_system, the_container, the_python), Resources())
@@ -89,6 +98,9 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
         host_kind=host.kind,
         description=host.description,
         gpus=the_gpus,
+        driver=the_driver,
+        health=the_health,
+        node=the_node,
         system=the_system,
         container=the_container,
         user=host.user,

@@ -96,6 +96,7 @@ class ToolVersions:
     amd_smi: str | None = None
     platform: str | None = None  # "Linux Guest (Passthrough)", as amd-smi names it
     module_loaded: bool | None = None  # rocminfo's word on the kernel module
+    driver_missing: str | None = None  # what amd-smi or rocm-smi said where they found no driver
 
 
 @dataclass(frozen=True, slots=True)

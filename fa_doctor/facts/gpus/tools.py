@@ -54,6 +54,11 @@ class ToolReadings:
         return listed or any(troubles)
 
     @property
+    def _smi_trouble(self) -> list[str]:
+        said = [answer.trouble for answer in self.amd_smi] + [answer.trouble for answer in self.rocm_smi]
+        return [line for lines in said for line in lines]
+
+    @property
     def versions(self) -> ToolVersions:
         smi, profiles = self.amd_smi, self.profiles
 
@@ -73,6 +78,7 @@ class ToolReadings:
             amd_smi=first(*(a.tool_version for a in smi)),
             platform=first(*(a.platform for a in smi)),
             module_loaded=self.rocminfo.module_loaded,
+            driver_missing=next((line for line in self._smi_trouble if "found in modules" in line), None),
         )
 
 
