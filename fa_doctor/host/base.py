@@ -142,6 +142,7 @@ class CommandOutput:
     truncated: bool = False
     duration_s: float = 0.0
     unkillable: bool = False
+    report: str = ""  # what it wrote into its own pipe, see Host.run
 
 
 class Host(ABC):
@@ -201,10 +202,17 @@ class Host(ABC):
         """The dynamic section of an ELF file (links followed), or the problem; FAILED if it is not an ELF file."""
 
     @abstractmethod
-    def run(self, argv: Sequence[str], timeout_s: float = 5.0, env: Mapping[str, str] | None = None) -> CommandOutput:
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 5.0,
+        env: Mapping[str, str] | None = None,
+        report: bool = False,
+    ) -> CommandOutput:
         """Runs a command without a shell, under a deadline, its output limited; `env` is added to the environment.
 
-        `argv[0]` is looked up on the machine's PATH if it has no slash. A tool that hangs once is not asked again.
+        `argv[0]` is looked up on the machine's PATH if it has no slash. What hung once is not run again. With `report`
+        the command is given a pipe of its own, see command.run_command.
         """
 
     @abstractmethod

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from fa_doctor.host.base import COMMAND_OUTPUT_LIMIT, CommandOutput, Problem
 
-__all__ = ["run_command"]
+__all__ = ["FLOOD", "run_command"]
 
+FLOOD = 256 << 20  # bytes on one stream after which a command is taken to have gone mad
 _KILL_GRACE_S = 0.5  # how long a killed process may take to vanish before it counts as stuck in the kernel
 
 
@@ -22,15 +24,24 @@ def run_command(
     timeout_s: float,
     env: Mapping[str, str],
     output_limit: int = COMMAND_OUTPUT_LIMIT,
+    report: bool = False,
 ) -> CommandOutput:
     """Runs `argv` with exactly the environment `env`; never raises for what the command does.
 
-    The command gets no standard input. When the deadline passes, or when it printed more than `output_limit` bytes
-    on a stream twice over, its process group is killed whole, grandchildren included. A grandchild that keeps the
-    pipes open after the command ended does not hold us up.
+    The command gets no standard input. Of each stream the first `output_limit` bytes are kept and the rest is read and
+    dropped, so that a talkative command does not block. When the deadline passes, or a stream floods (FLOOD bytes),
+    the process group is killed whole, grandchildren included. A grandchild that keeps the pipes open after the
+    command ended does not hold us up.
+
+    With `report` the command finds in FA_DOCTOR_REPORT_FD the number of a pipe that is its own: what it writes there is
+    not mixed with what libraries print.
     """
     started = time.monotonic()
     name = tuple(argv)
+    reader = writer = -1
+    if report:
+        reader, writer = os.pipe()
+        env = {**env, "FA_DOCTOR_REPORT_FD": str(writer)}
     try:
         process = subprocess.Popen(
             name,
@@ -40,16 +51,27 @@ def run_command(
             env=dict(env),
             start_new_session=True,
             close_fds=True,
+            pass_fds=(writer,) if report else (),
         )
-    except FileNotFoundError:
-        return CommandOutput(name, None, problem=Problem.ABSENT)
-    except PermissionError:
-        return CommandOutput(name, None, problem=Problem.DENIED)
     except (OSError, ValueError) as error:
+        if report:
+            os.close(reader)
+        if isinstance(error, FileNotFoundError):
+            return CommandOutput(name, None, problem=Problem.ABSENT)
+        if isinstance(error, PermissionError):
+            return CommandOutput(name, None, problem=Problem.DENIED)
         return CommandOutput(name, None, stderr=str(error), problem=Problem.FAILED)
+    finally:
+        if report:
+            os.close(writer)
 
     deadline = started + timeout_s
-    streams, flooded = _collect(process, deadline, output_limit)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    pipes: list[IO[bytes]] = [process.stdout, process.stderr]
+    if report:
+        pipes.append(open(reader, "rb", buffering=0))  # noqa: SIM115 - closed below with the others
+    streams, flooded = _collect(process, pipes, deadline, output_limit)
     timed_out = False
     if flooded:
         _kill_group(process)
@@ -65,15 +87,15 @@ def run_command(
             unkillable = True
     finally:
         _kill_group(process)  # grandchildren that outlived the command
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-    stdout, stderr = (bytes(data[:output_limit]).decode("utf-8", "replace") for data in streams)
+        for pipe in pipes:
+            pipe.close()
+    texts = [bytes(data[:output_limit]).decode("utf-8", "replace") for data in streams]
     return CommandOutput(
         argv=name,
         returncode=process.returncode,
-        stdout=stdout,
-        stderr=stderr,
+        stdout=texts[0],
+        stderr=texts[1],
+        report=texts[2] if report else "",
         problem=Problem.TIMED_OUT if timed_out else None,
         truncated=any(len(data) > output_limit for data in streams),
         duration_s=time.monotonic() - started,
@@ -81,41 +103,38 @@ def run_command(
     )
 
 
-def _collect(process: subprocess.Popen[bytes], deadline: float, limit: int) -> tuple[tuple[bytearray, bytearray], bool]:
-    """Reads both pipes until they close, the process ends, or the deadline; True if one was flooded past `limit`."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    buffers = {process.stdout: bytearray(), process.stderr: bytearray()}
-    flooded = False
+def _collect(
+    process: subprocess.Popen[bytes], pipes: Sequence[IO[bytes]], deadline: float, limit: int
+) -> tuple[list[bytearray], bool]:
+    """Reads the pipes until they close, the process ends, or the deadline; True if one of them flooded."""
+    buffers = [bytearray() for _ in pipes]
+    seen = [0 for _ in pipes]
     with selectors.DefaultSelector() as selector:
-        for pipe in buffers:
+        for number, pipe in enumerate(pipes):
             os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, selectors.EVENT_READ)
-        ended_at: float | None = None
-        while selector.get_map() and not flooded:
+            selector.register(pipe, selectors.EVENT_READ, number)
+        ended = False
+        while selector.get_map():
             now = time.monotonic()
             if now >= deadline:
                 break
             # Once the command itself has ended, what is in the pipes is drained, but nobody who still holds them
             # open (a daemon it left behind) is waited for.
-            if ended_at is None and process.poll() is not None:
-                ended_at = now
-            wait = 0.05 if ended_at is None else 0.0
-            ready = selector.select(min(wait, deadline - now))
-            if not ready and ended_at is not None:
+            ended = ended or process.poll() is not None
+            ready = selector.select(0.0 if ended else min(0.05, deadline - now))
+            if not ready and ended:
                 break
             for key, _ in ready:
-                pipe = process.stdout if key.fileobj is process.stdout else process.stderr
-                chunk = os.read(pipe.fileno(), 1 << 16)
+                chunk = os.read(key.fd, 1 << 16)
                 if not chunk:
-                    selector.unregister(pipe)
+                    selector.unregister(key.fileobj)
                     continue
-                buffer = buffers[pipe]
-                if len(buffer) <= limit:
-                    buffer += chunk
-                else:
-                    flooded = True
-    return (buffers[process.stdout], buffers[process.stderr]), flooded
+                seen[key.data] += len(chunk)
+                if len(buffers[key.data]) <= limit:
+                    buffers[key.data] += chunk
+                if seen[key.data] > FLOOD:
+                    return buffers, True
+    return buffers, False
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

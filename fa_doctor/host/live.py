@@ -47,7 +47,7 @@ class LiveHost(Host):
             self._environ = dict(os.environ if environ is None else environ)
         elif environ is not None:
             self._environ = dict(environ)
-        self._hung: dict[str, CommandOutput] = {}
+        self._hung: dict[tuple[str, ...], CommandOutput] = {}
 
     @property
     def environ(self) -> Mapping[str, str] | None:
@@ -184,11 +184,17 @@ class LiveHost(Host):
         except OSError as error:
             return _problem_of(error)
 
-    def run(self, argv: Sequence[str], timeout_s: float = 5.0, env: Mapping[str, str] | None = None) -> CommandOutput:
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 5.0,
+        env: Mapping[str, str] | None = None,
+        report: bool = False,
+    ) -> CommandOutput:
         if self.root != "/":
             return CommandOutput(tuple(argv), None, problem=Problem.UNRECORDED)
-        if argv[0] in self._hung:
-            return self._hung[argv[0]]
+        if tuple(argv) in self._hung:
+            return self._hung[tuple(argv)]
         program = self.which(argv[0])
         if program is None:
             return CommandOutput(tuple(argv), None, problem=Problem.ABSENT)
@@ -198,9 +204,9 @@ class LiveHost(Host):
                 return CommandOutput(tuple(argv), None, problem=Problem.TIMED_OUT)
         environ = {key: value for key, value in (self._environ or {}).items() if key not in _SHADOWED}
         environ.update({"LC_ALL": "C.UTF-8", **(env or {})})
-        output = run_command((program, *argv[1:]), timeout_s, environ)
+        output = run_command((program, *argv[1:]), timeout_s, environ, report=report)
         if output.problem is Problem.TIMED_OUT:
-            self._hung[argv[0]] = output
+            self._hung[tuple(argv)] = output
         return output
 
     def which(self, name: str) -> str | None:

@@ -173,7 +173,13 @@ class RecordedHost(Host):
         found = self._files.elf(path)
         return self._absence(path) if found is Problem.ABSENT else found
 
-    def run(self, argv: Sequence[str], timeout_s: float = 5.0, env: Mapping[str, str] | None = None) -> CommandOutput:
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 5.0,
+        env: Mapping[str, str] | None = None,
+        report: bool = False,
+    ) -> CommandOutput:
         wanted = list(argv)
         for command in self._log.get("commands", ()):
             if command["argv"] == wanted:
@@ -183,6 +189,7 @@ class RecordedHost(Host):
                     returncode=command.get("returncode"),
                     stdout=self.recorded(command["stdout"]).text or "" if command.get("stdout") else "",
                     stderr=command.get("stderr", ""),
+                    report=command.get("report", ""),
                     problem=Problem(problem) if problem else None,
                     unkillable=bool(command.get("unkillable")),
                 )

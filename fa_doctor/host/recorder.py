@@ -113,9 +113,15 @@ class RecordingHost(Host):
         self._log["elf"][path] = found.value if isinstance(found, Problem) else dataclasses.asdict(found)
         return found
 
-    def run(self, argv: Sequence[str], timeout_s: float = 5.0, env: Mapping[str, str] | None = None) -> CommandOutput:
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 5.0,
+        env: Mapping[str, str] | None = None,
+        report: bool = False,
+    ) -> CommandOutput:
         self.inner.deadline = self.deadline
-        found = self.inner.run(argv, timeout_s, env)
+        found = self.inner.run(argv, timeout_s, env, report)
         self._commands[tuple(argv)] = found
         return found
 
@@ -172,6 +178,8 @@ class RecordingHost(Host):
                 entry["problem"] = output.problem.value
             if output.unkillable:
                 entry["unkillable"] = True
+            if output.report:
+                entry["report"] = output.report
             if output.stderr:
                 entry["stderr"] = output.stderr
             if output.stdout:

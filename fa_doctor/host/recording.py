@@ -8,7 +8,8 @@
                       "reads": {path: problem}, "listings": {path: [names]|problem}, "stats": {path: {...}},
                       "real_paths": {path: path|null}, "openable": {path: bool|null}, "writable": {path: bool|null},
                       "disks": {path: {...}|null}, "elf": {path: {...}|problem}, "which": {name: path|null},
-                      "commands": [{"argv": [...], "returncode", "problem", "unkillable", "stdout": file, "stderr"}]}
+                      "commands": [{"argv": [...], "returncode", "problem", "unkillable", "stdout": file, "stderr",
+                                    "report"}]}
 
 `complete: true` says that what is not recorded is absent; without it, it is unknown.
 """

@@ -62,6 +62,21 @@ def test_a_flood_is_cut_and_does_not_fill_memory() -> None:
     assert out.duration_s < 10
 
 
+def test_what_is_over_the_limit_is_dropped_without_blocking_the_command() -> None:
+    out = run_command(python("print('x' * 20_000_000); print('y')"), 20, ENV, output_limit=1 << 16)
+    assert out.returncode == 0
+    assert out.truncated
+    assert len(out.stdout) == 1 << 16
+
+
+def test_a_report_has_a_pipe_of_its_own() -> None:
+    script = "import os; f = int(os.environ['FA_DOCTOR_REPORT_FD']); os.write(f, b'step'); print('noise'); os.close(f)"
+    out = run_command(python(script), 10, ENV, report=True)
+    assert (out.returncode, out.report, out.stdout) == (0, "step", "noise\n")
+    closed = run_command(python("import os; os.close(int(os.environ['FA_DOCTOR_REPORT_FD']))"), 10, ENV, report=True)
+    assert (closed.returncode, closed.report) == (0, "")
+
+
 def test_binary_output_is_text_all_the_same() -> None:
     out = run_command(python(r"import sys; sys.stdout.buffer.write(bytes(range(256)) * 20)"), 10, ENV)
     assert out.returncode == 0
