@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.run",
         "Checks the machine, sets its variables, and becomes CMD: for container entrypoints.",
     ),
+    "explain": ("fa_doctor.commands.explain", "Names the cause of an error text and the fix for this machine."),
     "snapshot": (
         "fa_doctor.commands.snapshot",
         "Records what check reads of this machine into a new folder; secrets are removed.",

@@ -13,7 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load", "sources_of"]
+__all__ = ["load", "read", "sources_of"]
 
 FOLDER = Path(__file__).parent
 
@@ -21,7 +21,12 @@ FOLDER = Path(__file__).parent
 @cache
 def load(name: str) -> Mapping[str, Any]:
     """The parsed content of `name`.toml. Raises FileNotFoundError for a table that is not part of the package."""
-    with (FOLDER / f"{name}.toml").open("rb") as file:
+    return read(FOLDER / f"{name}.toml")
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The parsed content of any TOML file of ours. Raises OSError, or tomllib.TOMLDecodeError for a damaged one."""
+    with path.open("rb") as file:
         return tomllib.load(file)
 
 

@@ -1,0 +1,201 @@
+"""What is known of the machine: from the log itself, from what was given beside it, and from the machine at hand.
+
+`Context` holds flat facts (`torch`, `gfx`, `env.HIP_VISIBLE_DEVICES`, ...), each with its origin. What was given (the
+user said so) goes before what stands in the log, and that before what this machine shows: a pasted log may come from
+another machine. `derived` adds what follows from them: the GPU's family, the vendor, whether an override crosses
+families. How facts are read from text is data: knowledge/log_facts.toml.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from fa_doctor.diagnosis.conditions import FactValue
+from fa_doctor.knowledge.tables import load
+
+__all__ = ["Context", "Fact", "context_from_mapping", "facts_from_text", "family_of", "from_report"]
+
+GIVEN, LOG, MACHINE = "given", "log", "machine"
+RANK = {GIVEN: 0, LOG: 1, MACHINE: 2}
+
+VARIABLE = re.compile(
+    r"\b((?:HSA|HIP|ROCR|CUDA|GPU|ROCM|FLASH_ATTENTION|TRITON|PYTORCH|TORCH|MIOPEN|NCCL|RCCL|VLLM|RAY_EXPERIMENTAL|AITER"
+    r"|SGLANG|HF|TORCHINDUCTOR|AMD)_[A-Z0-9_]+|LD_LIBRARY_PATH|LD_PRELOAD|MAX_JOBS|BUILD_TARGET)"
+    r"(?:=|:\s|\s=\s|\"?,\s?\"|'?\]\s?=\s?)['\"]?([^\s'\";,)`]*)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A value, where it came from (`given`, `log` or `machine`) and the words that said it."""
+
+    value: FactValue
+    origin: str
+    text: str
+
+
+@dataclass(slots=True)
+class Context:
+    """Facts by name. `lines` are the given facts as text, which the engine reads like lines of the log."""
+
+    facts: dict[str, Fact] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    signs: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, value: FactValue, origin: str, text: str) -> None:
+        """Keeps the fact unless one of a better origin is known; targets of the same origin are collected."""
+        known = self.facts.get(name)
+        if known is None or RANK[origin] < RANK[known.origin]:
+            self.facts[name] = Fact(value, origin, text)
+        elif known.origin == origin and isinstance(value, tuple) and isinstance(known.value, tuple):
+            merged = known.value + tuple(each for each in value if each not in known.value)
+            self.facts[name] = Fact(merged, origin, known.text)
+
+    def values(self) -> dict[str, FactValue]:
+        """The plain values, for conditions."""
+        return {name: fact.value for name, fact in self.facts.items()}
+
+
+@cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def family_of(gfx: str) -> str | None:
+    """The family of a target (`gfx1151` -> `RDNA3.5`), or None for one that is not known."""
+    families: dict[str, str] = load("log_facts")["families"]
+    return next((family for prefix, family in families.items() if gfx.startswith(prefix)), None)
+
+
+def facts_from_text(text: str, origin: str, context: Context, *, weight: float = 1.0) -> None:
+    """Reads versions, GPUs, variables and signs of the vendor from any text into the context."""
+    lower = text.lower()
+    for row in load("log_facts")["fact"]:
+        if not any(phrase in lower for phrase in row["has"]):
+            continue
+        found = compiled(row["re"]).findall(text) if row.get("all") else compiled(row["re"]).search(text)
+        if not found:
+            continue
+        name = row["name"]
+        if isinstance(found, list):
+            context.add(name, tuple(dict.fromkeys(each.lower() for each in found)), origin, ", ".join(found[:4]))
+        elif name in ("wsl", "windows"):
+            context.add(name, True, origin, found.group(0))
+        else:
+            value = found.group(1)
+            if name == "python" and "." not in value:
+                value = f"3.{value[1:]}"
+            context.add(name, value.lower() if name in ("container", "vm") else value, origin, found.group(0).strip())
+    for found in VARIABLE.finditer(text):
+        # What an error message recommends is no fact of the environment.
+        before = text[max(0, found.start() - 40) : found.start()].lower()
+        if re.search(r"(try setting|enable it with|please set|consider|e\.g\.|with|passing|adding)\s*[`'\"]?$", before):
+            continue
+        context.add(f"env.{found.group(1)}", found.group(2), origin, found.group(0))
+    for row in load("log_facts")["vendor"]:
+        count = len({found.group(0).lower() for found in compiled(row["re"]).finditer(text[:400_000])})
+        if count:
+            name = row["vendor"] + ("_hardware" if row["w"] > 1 else "_software")
+            context.signs[name] = context.signs.get(name, 0.0) + weight * (1 + 0.3 * min(count - 1, 5))
+    if "gfx" not in context.facts or RANK[origin] < RANK[context.facts["gfx"].origin]:
+        for row in load("log_facts")["gpu"]:
+            named = compiled(row["re"]).search(text)
+            if named:
+                context.add("gfx_by_name", (row["gfx"],), origin, named.group(0))
+                if row.get("integrated"):
+                    context.add("integrated", True, origin, named.group(0))
+
+
+def context_from_mapping(given: Mapping[str, Any]) -> Context:
+    """The context of known facts (`gpu`, `gfx`, `rocm`, `torch`, `env`, ...; all optional, free text allowed).
+
+    Facts that are named keep their name; each is read as text too, so that "7.2 (system), torch 2.9.1+rocm7.2" works.
+    """
+    context = Context()
+    for name, value in given.items():
+        if value is None or value == "" or value == {}:
+            continue
+        if name == "env" and isinstance(value, Mapping):
+            for variable, content in value.items():
+                context.add(f"env.{variable}", str(content), GIVEN, f"{variable}={content}")
+                context.lines.append(f"{variable}={content}")
+        elif isinstance(value, bool):
+            if value:
+                context.add(name, True, GIVEN, name)
+        elif isinstance(value, (list, tuple)):
+            add_text(context, name, ", ".join(str(each) for each in value))
+        else:
+            add_text(context, name, str(value))
+    return context
+
+
+def add_text(context: Context, name: str, text: str) -> None:
+    context.lines.append(f"{name}: {text}")
+    if name == "gfx":
+        facts_from_text(text, GIVEN, context, weight=3.0)
+        return
+    # "torch: 2.7.0" lets the patterns for logs read a bare number as well.
+    facts_from_text(f"{name} {text}", GIVEN, context, weight=3.0)
+    known = context.facts.get(name)
+    if name not in ("wsl", "container") and (
+        known is None or name not in ("torch", "rocm", "triton", "flash_attn", "python")
+    ):
+        context.add(name, text, GIVEN, f"{name}: {text}")
+    elif name == "container":
+        context.facts["container"] = Fact(text, GIVEN, f"container: {text}")
+    if name == "cuda":
+        context.signs["nvidia_hardware"] = context.signs.get("nvidia_hardware", 0.0) + 2.0
+
+
+def from_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts for `context_from_mapping` out of a report of `fa-doctor check` (or its `machine` object alone)."""
+    machine: Mapping[str, Any] = report.get("machine", report)
+    given: dict[str, Any] = {}
+
+    def version(name: str) -> str | None:
+        value = machine.get(name)
+        if isinstance(value, Mapping):
+            found = value.get("version")
+            return str(found) if found else None
+        return str(value) if value else None
+
+    gpus = [gpu for gpu in machine.get("gpus") or [] if isinstance(gpu, Mapping)]
+    if gpus:
+        given["gpu"] = ", ".join(str(gpu.get("name") or "AMD GPU") for gpu in gpus)
+        given["gfx"] = ", ".join(dict.fromkeys(str(gpu["gfx"]) for gpu in gpus if gpu.get("gfx")))
+        if len(gpus) > 1 and {bool(gpu.get("integrated")) for gpu in gpus} == {True, False}:
+            given["integrated_beside_discrete"] = True
+    rocm = machine.get("rocm")
+    if isinstance(rocm, list):
+        given["rocm"] = ", ".join(
+            str(each.get("version")) for each in rocm if isinstance(each, Mapping) and each.get("version")
+        )
+    elif rocm:
+        given["rocm"] = str(rocm)
+    for name in ("torch", "triton", "flash_attn", "python", "os", "container"):
+        given[name] = version(name)
+    torch = machine.get("torch")
+    if isinstance(torch, Mapping):
+        if torch.get("hip"):
+            given["torch_rocm"] = str(torch["hip"])
+        elif torch.get("cuda"):
+            given["torch_build"] = "cuda"
+    os_facts = machine.get("os")
+    if isinstance(os_facts, Mapping):
+        given["os"] = " ".join(
+            str(os_facts[key]) for key in ("name", "version", "pretty_name", "kernel") if os_facts.get(key)
+        )
+    container = machine.get("container")
+    if isinstance(container, Mapping):
+        kind = container.get("kind") or container.get("engine") or container.get("runtime")
+        given["container"] = str(kind) if kind else None
+    if machine.get("wsl"):
+        given["wsl"] = True
+    environment = machine.get("environment") or machine.get("env")
+    if isinstance(environment, Mapping):
+        given["env"] = {str(name): value for name, value in environment.items() if isinstance(value, (str, int, float))}
+    return given
