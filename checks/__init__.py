@@ -5,7 +5,15 @@ from importlib import import_module
 __all__ = ["TOPICS", "load_all"]
 
 # From the hardware up: the order in which a report lists them.
-TOPICS: tuple[str, ...] = ()
+TOPICS: tuple[str, ...] = (
+    "container",
+    "system",
+    "torch",
+    "triton",
+    "variables",
+    "flash_attention",
+    "resources",
+)
 
 
 def load_all() -> None:

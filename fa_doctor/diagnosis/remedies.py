@@ -30,6 +30,7 @@ __all__ = [
     "is_image_build",
     "join_groups",
     "make_folder",
+    "new_environment",
     "replace_packages",
     "run_as_root",
     "set_variable",
@@ -146,6 +147,14 @@ def replace_packages(
         commands = [f"RUN {line}" for line in commands]
         title += " (in the Dockerfile of this image; without RUN it holds until this container ends)"
     return Fix(title, tuple(commands), undo, safety=safety, action=action, proof=proof)
+
+
+def new_environment(machine: Machine, version: str, *, proof: str | None = None) -> Fix:
+    """Makes a virtual environment with another version of Python; uv, where it is there, brings the interpreter too."""
+    folder = f"{NEW_ENVIRONMENT}-{version}"
+    make = f"uv venv --seed --python {version} {folder}" if machine.python.uv else f"python{version} -m venv {folder}"
+    lines = (make, f". {folder}/bin/activate", "fa-doctor check")
+    return Fix(f"Make an environment with Python {version} and go on in it", lines, proof=proof)
 
 
 def set_variable(

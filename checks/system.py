@@ -1,0 +1,146 @@
+"""The operating system: WSL and what it needs, and whether the C and C++ libraries are new enough."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from fa_doctor.diagnosis.check import Verdicts, check
+from fa_doctor.diagnosis.model import Evidence, Fix, Safety, failed, passed, skipped, unknown
+from fa_doctor.facts.machine import Machine
+from fa_doctor.knowledge.gpus import version_key
+
+
+@check("DRV301", "system.wsl", rests_on=("TOR101",), causes=("wsl-specific",))
+def wsl(machine: Machine) -> Verdicts:
+    """Under WSL torch uses the HSA runtime that is made for it.
+
+    Why it matters: WSL has no /dev/kfd; the GPU is reached through /dev/dxg, by a HSA runtime of its own below
+    /opt/rocm. The one that torch's wheels carry in torch/lib knows /dev/kfd only and comes first: rocminfo shows the
+    GPU, torch does not.
+    How to fix: AMD's steps for WSL: install ROCm with --usecase=wsl,rocm --no-dkms, then take libhsa-runtime64 out of
+    torch/lib.
+    Sources: https://rocm.docs.amd.com/projects/radeon/en/latest/docs/install/wsl/install-pytorch.html
+    """
+    system, torch = machine.system, machine.torch
+    if system.wsl is None:
+        return unknown("whether this is WSL is not known")
+    if not system.wsl:
+        return skipped("this is not WSL")
+    dxg = machine.driver.dxg
+    if dxg is not None and dxg.exists is False and not machine.container.inside:
+        return failed(
+            "WSL shows no GPU: /dev/dxg is absent",
+            Evidence("/dev/dxg", "absent"),
+            Evidence("kernel", system.kernel or "?"),
+            cause="wsl-specific",
+            detail="The driver of Windows passes the GPU on, to WSL version 2 only.",
+            fixes=(
+                Fix(
+                    "Update WSL and the AMD driver of Windows (typed in a Windows terminal)",
+                    ("wsl --update", "wsl --set-default-version 2", "wsl --shutdown"),
+                    proof="DRV301",
+                ),
+            ),
+        )
+    if torch is None or torch.build != "rocm":
+        return skipped("no ROCm torch is installed")
+    own = [name for name in torch.bundled if name.startswith("libhsa-runtime64.so")]
+    if not own:
+        return passed(
+            "torch carries no HSA runtime of its own", Evidence(f"{torch.folder}/lib", "no libhsa-runtime64.so")
+        )
+    where = shlex.quote(f"{torch.folder}/lib")
+    aside = shlex.quote(f"{torch.folder}/lib/aside-for-wsl")
+    commands = [f"mkdir -p {aside}", f"mv {where}/libhsa-runtime64.so* {aside}/"]
+    fixes = [
+        Fix(
+            "Take torch's own HSA runtime out of the way, so that the one of WSL is loaded",
+            tuple(commands),
+            (f"mv {aside}/libhsa-runtime64.so* {where}/",),
+            safety=Safety.UNSAFE,
+            proof="DRV301",
+        )
+    ]
+    if not machine.rocm or all(install.origin == "torch" for install in machine.rocm):
+        fixes.insert(
+            0,
+            Fix("Install ROCm for WSL first", ("sudo amdgpu-install -y --usecase=wsl,rocm --no-dkms",), proof="DRV301"),
+        )
+    return failed(
+        "torch carries an HSA runtime that cannot see the GPU of WSL",
+        *(Evidence(f"{torch.folder}/lib/{name}", "present") for name in own[:2]),
+        Evidence("kernel", system.kernel or "?"),
+        cause="wsl-specific",
+        fixes=tuple(fixes),
+    )
+
+
+@check("LIB301", "system.c-libraries", causes=("glibc-or-libstdcxx-too-old",))
+def c_libraries(machine: Machine) -> Verdicts:
+    """glibc and libstdc++ are as new as the installed packages want them.
+
+    Why it matters: what was compiled on a newer system stops at import with "version GLIBC_2.38 not found" or
+    "GLIBCXX_3.4.32 not found".
+    How to fix: a newer system or image; a build on this one; for libstdc++ a conda environment can bring a newer one.
+    Never copy a single library from another system.
+    Sources: PEP 600 (the glibc in a wheel's tag); the version references in the compiled files (.gnu.version_r).
+    """
+    system = machine.system
+    wants = list(_wants(machine))
+    if not wants:
+        return skipped("nothing compiled that could be looked at is installed")
+    if system.glibc is None and system.libstdcxx_newest is None:
+        return unknown("the versions of glibc and libstdc++ are not known")
+    have = {"GLIBC": system.glibc, "GLIBCXX": system.libstdcxx_newest}
+    missing = [
+        (kind, version, evidence)
+        for kind, version, evidence in wants
+        if have[kind] is not None and version_key(version) > version_key(have[kind] or "")
+    ]
+    if machine.python.environment == "conda":  # its own libstdc++ is found first, and is not the system's
+        missing = [entry for entry in missing if entry[0] == "GLIBC"]
+    if not missing:
+        return passed(
+            f"glibc {system.glibc or '?'} and GLIBCXX_{system.libstdcxx_newest or '?'} are new enough",
+            *system.evidence[-2:],
+        )
+    kind, version, _ = max(missing, key=lambda entry: version_key(entry[1]))
+    library = "glibc" if kind == "GLIBC" else "libstdc++"
+    return failed(
+        f"{library} is too old: {kind}_{version} is wanted, {kind}_{have[kind]} is here",
+        *(evidence for _, _, evidence in missing[:4]),
+        *system.evidence[-2:],
+        cause="glibc-or-libstdcxx-too-old",
+        detail=f"{system.pretty_name or 'This system'} cannot bring a newer one without being upgraded itself.",
+        fixes=(
+            Fix(
+                "Use an image of a newer system, or build the package on this one",
+                ("docker pull rocm/pytorch:latest",) if machine.container.inside else (),
+                proof="LIB301",
+            ),
+        ),
+    )
+
+
+def _wants(machine: Machine) -> Iterator[tuple[str, str, Evidence]]:
+    """What the installed packages ask for: (GLIBC or GLIBCXX, version, where that is said)."""
+    distributions = [found.distribution for found in (machine.torch, machine.flash_attention) if found]
+    distributions += [found.distribution for found in machine.companions]
+    if machine.triton:
+        distributions += machine.triton.owners
+    for distribution in distributions:
+        for tag in distribution.tags if distribution else ():
+            match = re.search(r"manylinux_(\d+)_(\d+)_", tag)
+            if match and distribution:
+                yield "GLIBC", f"{match[1]}.{match[2]}", Evidence(f"{distribution.metadata_path}/WHEEL", f"Tag: {tag}")
+    extensions = [extension for companion in machine.companions for extension in companion.extensions]
+    if machine.flash_attention and machine.flash_attention.extension:
+        extensions.append(machine.flash_attention.extension)
+    for extension in extensions:
+        for library, versions in (extension.versions_needed or {}).items():
+            for version in versions:
+                match = re.fullmatch(r"(GLIBC|GLIBCXX)_(\d+(?:\.\d+)+)", version)
+                if match:
+                    yield match[1], match[2], Evidence(extension.path, f"needs {version} of {library}")

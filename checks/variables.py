@@ -1,0 +1,202 @@
+"""Environment variables that are set to no good: left over from debugging, misspelt, or contradicting each other."""
+
+from __future__ import annotations
+
+from fa_doctor.diagnosis.check import Verdicts, check
+from fa_doctor.diagnosis.model import Evidence, failed, passed, skipped, unknown, warned
+from fa_doctor.diagnosis.remedies import set_variable, unset_variable
+from fa_doctor.facts.machine import Machine
+from fa_doctor.knowledge.gpus import version_key
+from fa_doctor.knowledge.variables import variable
+
+# Variables whose values other checks judge with more knowledge than a list of valid values.
+_JUDGED_ELSEWHERE = frozenset(
+    {
+        "CUDA_VISIBLE_DEVICES",
+        "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE",
+        "FLASH_ATTENTION_TRITON_AMD_ENABLE",
+        "GPU_DEVICE_ORDINAL",
+        "HIP_VISIBLE_DEVICES",
+        "HSA_OVERRIDE_GFX_VERSION",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "ROCR_VISIBLE_DEVICES",
+        "TRITON_HIP_LLD_PATH",
+        "TRITON_LIBHIP_PATH",
+    }
+)
+# Switches for finding faults: what each does when it stays on, and whether a value means "on".
+_TRUE = ("1", "true", "on", "yes")
+_DEBUGGING = {
+    "TRITON_INTERPRET": "kernels run on the CPU, element by element",
+    "TRITON_ALWAYS_COMPILE": "every kernel is compiled anew in each process",
+    "HIP_LAUNCH_BLOCKING": "the CPU waits for each kernel",
+    "AMD_SERIALIZE_KERNEL": "kernels run one after another, each waited for",
+    "AMD_SERIALIZE_COPY": "copies run one after another, each waited for",
+    "HSA_DISABLE_CACHE": "the GPU's L2 cache is off",
+    "PYTORCH_NO_HIP_MEMORY_CACHING": "each allocation goes to the driver",
+    "TRITON_ENABLE_ASAN": "kernels are instrumented",
+    "TRITON_KERNEL_OVERRIDE": "kernels from TRITON_OVERRIDE_DIR run in place of those in the source",
+    "FLASH_ATTENTION_TRITON_AMD_REF": "attention is computed by the slow reference",
+}
+
+
+@check("VAR001", "variables.debugging")
+def debugging(machine: Machine) -> Verdicts:
+    """No switch for finding faults is left on.
+
+    Why it matters: these make everything slow, some a hundredfold, and nothing says so.
+    How to fix: unset them when the fault is found.
+    Sources: HIP and ROCr documentation; triton/knobs.py.
+    """
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    verdicts = []
+    for name, effect in _DEBUGGING.items():
+        value = machine.variables.get(name, "")
+        level = name == "AMD_SERIALIZE_KERNEL" or name == "AMD_SERIALIZE_COPY"
+        if value.lower() in _TRUE or (level and value in ("2", "3")):
+            verdicts.append(
+                warned(
+                    f"{name}={value} is on: {effect}",
+                    Evidence(name, value),
+                    fixes=(unset_variable(machine, name, f"Turn {name} off", proof="VAR001"),),
+                )
+            )
+    log = machine.variables.get("AMD_LOG_LEVEL", "")
+    if log.isdecimal() and int(log) >= 4:
+        verdicts.append(
+            warned(
+                f"AMD_LOG_LEVEL={log} prints every call of the HIP runtime",
+                Evidence("AMD_LOG_LEVEL", log),
+                fixes=(unset_variable(machine, "AMD_LOG_LEVEL", "Turn the log off", proof="VAR001"),),
+            )
+        )
+    return verdicts or passed("no switch for finding faults is on")
+
+
+@check("VAR002", "variables.compute-unit-mask")
+def compute_unit_mask(machine: Machine) -> Verdicts:
+    """No mask takes compute units away from this process.
+
+    Why it matters: HSA_CU_MASK and ROC_GLOBAL_CU_MASK let kernels use a part of the GPU only, without any message.
+    How to fix: unset them, unless the GPU is shared on purpose.
+    Sources: ROCr's and CLR's sources.
+    """
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    found = [name for name in ("HSA_CU_MASK", "ROC_GLOBAL_CU_MASK") if machine.variables.get(name)]
+    return [
+        warned(
+            f"{name} takes compute units away",
+            Evidence(name, machine.variables[name]),
+            fixes=(unset_variable(machine, name, f"Use the whole GPU: unset {name}", proof="VAR002"),),
+        )
+        for name in found
+    ] or passed("all compute units are in use")
+
+
+@check("VAR003", "variables.triton-arch", causes=("gpu-arch-unsupported",))
+def triton_arch(machine: Machine) -> Verdicts:
+    """TRITON_OVERRIDE_ARCH does not make Triton compile for another GPU.
+
+    Why it matters: it is meant for compiling without a GPU. Left on, each kernel ends with "invalid device function".
+    How to fix: unset it where kernels run.
+    Sources: triton/knobs.py of Triton 3.3 and later.
+    """
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    value = machine.variables.get("TRITON_OVERRIDE_ARCH")
+    if not value:
+        return skipped("TRITON_OVERRIDE_ARCH is not set")
+    devices = {gpu.gfx_in_force or gpu.gfx for gpu in machine.gpus.known if gpu.visible is not False} - {None}
+    evidence = Evidence("TRITON_OVERRIDE_ARCH", value)
+    if not devices:
+        return skipped("no AMD GPU is known here")
+    if value in devices:
+        return passed(f"TRITON_OVERRIDE_ARCH names the GPU that is there ({value})", evidence)
+    return failed(
+        f"TRITON_OVERRIDE_ARCH={value}, but the GPU is {' and '.join(sorted(map(str, devices)))}",
+        evidence,
+        cause="gpu-arch-unsupported",
+        fixes=(unset_variable(machine, "TRITON_OVERRIDE_ARCH", "Compile for the GPU that is there", proof="VAR003"),),
+    )
+
+
+@check("VAR004", "variables.platform", causes=("backend-flag-missing-at-build",))
+def platform(machine: Machine) -> Verdicts:
+    """HIP_PLATFORM does not name NVIDIA's compiler.
+
+    Why it matters: with HIP_PLATFORM=nvidia hipcc hands everything to nvcc, so that no extension can be built here.
+    How to fix: unset it; "amd" is what is detected.
+    Sources: HIP's environment variables.
+    """
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    value = machine.variables.get("HIP_PLATFORM")
+    if value is None or value == "amd":
+        return passed("HIP_PLATFORM is amd, or not set")
+    return warned(
+        f"HIP_PLATFORM={value}: extensions cannot be built for this GPU",
+        Evidence("HIP_PLATFORM", value),
+        cause="backend-flag-missing-at-build",
+        fixes=(unset_variable(machine, "HIP_PLATFORM", "Let hipcc detect the platform", proof="VAR004"),),
+    )
+
+
+@check("VAR005", "variables.values")
+def values(machine: Machine) -> Verdicts:
+    """Variables hold values that their readers understand.
+
+    Why it matters: most readers compare with one spelling and take anything else for "off", without a word.
+    How to fix: use one of the values named.
+    Sources: knowledge/variables.toml, with the source of each.
+    """
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    verdicts = []
+    for name, value in sorted(machine.variables.items()):
+        known = variable(name)
+        if known is None or not value or name in _JUDGED_ELSEWHERE or known.accepts(value) is not False:
+            continue
+        verdicts.append(
+            warned(
+                f"{name}={value} is not a value that it understands",
+                Evidence(name, value),
+                detail=f"{known.meaning[0].upper()}{known.meaning[1:]}. Valid: {known.valid or ', '.join(known.values or ())}.",
+            )
+        )
+    enable = machine.variables.get("FLASH_ATTENTION_TRITON_AMD_ENABLE")
+    reader = machine.flash_attention
+    if enable not in (None, "", "TRUE", "FALSE") and (reader is None or not reader.needs_flag):
+        verdicts.append(
+            warned(
+                f"FLASH_ATTENTION_TRITON_AMD_ENABLE={enable} counts as off: only the exact text TRUE turns it on",
+                Evidence("FLASH_ATTENTION_TRITON_AMD_ENABLE", enable or ""),
+                fixes=(
+                    set_variable(machine, "FLASH_ATTENTION_TRITON_AMD_ENABLE", "TRUE", "Write it out", proof="VAR005"),
+                ),
+            )
+        )
+    return verdicts or passed("no variable holds a value that is not understood")
+
+
+@check("VAR006", "variables.buffer-operations", causes=("compiler-crash",))
+def buffer_operations(machine: Machine) -> Verdicts:
+    """AMDGCN_USE_BUFFER_OPS is not forced on a Triton that has it off by default.
+
+    Why it matters: tuning guides of 2025 set it to 1. Up to Triton 3.5 it is off by default since it is not yet sound
+    for every kernel; from 3.6 on it is the default and needs no variable.
+    How to fix: unset it when kernels fail to compile or give wrong numbers.
+    Sources: triton/knobs.py and triton/backends/amd/compiler.py of Triton 3.2.0 to 3.9.0.
+    """
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    value = machine.variables.get("AMDGCN_USE_BUFFER_OPS")
+    version = machine.triton.version if machine.triton else None
+    if value != "1" or version is None or version_key(version) >= (3, 6):
+        return skipped("AMDGCN_USE_BUFFER_OPS is not forced on")
+    return passed(
+        f"AMDGCN_USE_BUFFER_OPS=1 with Triton {version}: the first thing to unset if kernels misbehave",
+        Evidence("AMDGCN_USE_BUFFER_OPS", value),
+    )
