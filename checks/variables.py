@@ -6,7 +6,6 @@ from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, failed, passed, skipped, unknown, warned
 from fa_doctor.diagnosis.remedies import set_variable, unset_variable
 from fa_doctor.facts.machine import Machine
-from fa_doctor.knowledge.gpus import version_key
 from fa_doctor.knowledge.variables import variable
 
 # Variables whose values other checks judge with more knowledge than a list of valid values.
@@ -179,24 +178,3 @@ def values(machine: Machine) -> Verdicts:
             )
         )
     return verdicts or passed("no variable holds a value that is not understood")
-
-
-@check("VAR006", "variables.buffer-operations", causes=("compiler-crash",))
-def buffer_operations(machine: Machine) -> Verdicts:
-    """AMDGCN_USE_BUFFER_OPS is not forced on a Triton that has it off by default.
-
-    Why it matters: tuning guides of 2025 set it to 1. Up to Triton 3.5 it is off by default since it is not yet sound
-    for every kernel; from 3.6 on it is the default and needs no variable.
-    How to fix: unset it when kernels fail to compile or give wrong numbers.
-    Sources: triton/knobs.py and triton/backends/amd/compiler.py of Triton 3.2.0 to 3.9.0.
-    """
-    if machine.variables is None:
-        return unknown("the environment variables are not known")
-    value = machine.variables.get("AMDGCN_USE_BUFFER_OPS")
-    version = machine.triton.version if machine.triton else None
-    if value != "1" or version is None or version_key(version) >= (3, 6):
-        return skipped("AMDGCN_USE_BUFFER_OPS is not forced on")
-    return passed(
-        f"AMDGCN_USE_BUFFER_OPS=1 with Triton {version}: the first thing to unset if kernels misbehave",
-        Evidence("AMDGCN_USE_BUFFER_OPS", value),
-    )

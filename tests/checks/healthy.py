@@ -63,6 +63,7 @@ class Staged:
         owns: dict[str, str | bytes] | None = None,
         installer: str = "pip",
         site: str | None = None,
+        tag: str = "py3-none-any",
     ) -> None:
         """Installs a distribution: METADATA, RECORD, INSTALLER, and the files it owns, by path below site-packages."""
         site = site or self.site
@@ -70,6 +71,7 @@ class Staged:
         metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
         metadata += [f"Requires-Dist: {wanted}" for wanted in requires]
         self.files[f"{info}/METADATA"] = "\n".join([*metadata, "", "A description.", ""])
+        self.files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n"
         self.files[f"{info}/INSTALLER"] = f"{installer}\n"
         self.files[f"{info}/RECORD"] = "".join(
             f"{path},,\n" for path in (*(owns or {}), f"{info.rsplit('/')[-1]}/RECORD")
@@ -471,6 +473,7 @@ def _torch_rocm(
         full,
         ("filelock", "typing-extensions>=4.10.0", "sympy", "networkx", "jinja2", "fsspec", wanted),
         {"torch/__init__.py": "", "torch/version.py": text},
+        tag="cp312-cp312-manylinux_2_28_x86_64",
     )
     libraries = {
         "libamdhip64.so": ("libhsa-runtime64.so", "libamd_comgr.so", "libstdc++.so.6", "libc.so.6"),
@@ -485,6 +488,8 @@ def _torch_rocm(
         "libtorch_hip.so": ("libtorch_cpu.so", "libc10_hip.so", "libamdhip64.so", "librocblas.so", "libMIOpen.so"),
         "libtorch.so": ("libtorch_cpu.so", "libtorch_hip.so"),
     }
+    for gfx in ("gfx90a", "gfx942", "gfx1030", "gfx1100", "gfx1201"):
+        machine.files[f"{site}/torch/lib/rocblas/library/TensileLibrary_lazy_{gfx}.dat"] = "kernels"
     if "git" in local:  # AMD's own wheels for WSL resolve the HSA runtime by its versioned name
         libraries["libamdhip64.so"] = ("libhsa-runtime64.so.1", "libamd_comgr.so", "libstdc++.so.6", "libc.so.6")
     for name, needed in libraries.items():
