@@ -23,6 +23,7 @@ from .primitives import (
     dropout_keys,
     dropout_row_keys,
     edge_block,
+    fetch_tile,
     in_sight,
     key_blocks,
     load_tile,
@@ -96,10 +97,15 @@ def _dkdv_step(
     v,
     Q,
     DOut,
+    QTiles,
+    GTiles,
     Lse,
     Delta,
     offs_q,
     offs_g,
+    tile_batch,
+    tile_token,
+    tile_head,
     cols,
     first_row,
     dims,
@@ -117,6 +123,7 @@ def _dkdv_step(
     keep_threshold,
     keep_scale,
     HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     PAD_DIM: tl.constexpr,
     LEFT: tl.constexpr,
@@ -125,12 +132,18 @@ def _dkdv_step(
     ALIBI: tl.constexpr,
     DROPOUT: tl.constexpr,
     EXACT: tl.constexpr,
+    VARLEN: tl.constexpr,
+    TILES: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Adds one block of queries to dk and dv [BLOCK_N, BLOCK_D]. Scores stand transposed: [BLOCK_N, BLOCK_M]."""
     BLOCK_N: tl.constexpr = k.shape[0]
     rows = first_row + tl.arange(0, BLOCK_M)
-    q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
+    USE_TILES: tl.constexpr = TILES and not (MASK and VARLEN)
+    if USE_TILES:
+        q = fetch_tile(QTiles, tile_batch, tile_token + first_row, tile_head, BLOCK_M, BLOCK_D)
+    else:
+        q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
     if MASK:  # behind the last row +inf makes probability 0
         lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf"))
     else:
@@ -143,7 +156,10 @@ def _dkdv_step(
         seen = in_sight(rows[None, :], cols[:, None], shift, left, right, seqlen_q, seqlen_k, LEFT, RIGHT, True)
         p = tl.where(seen, p, 0.0)
     # -- dV += P^T dO: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]; dP^T = V dO^T: [BLOCK_N, BLOCK_D] @ [BLOCK_D, BLOCK_M]
-    dout = load_tile(DOut, offs_g, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
+    if USE_TILES:
+        dout = fetch_tile(GTiles, tile_batch, tile_token + first_row, tile_head, BLOCK_M, BLOCK_D)
+    else:
+        dout = load_tile(DOut, offs_g, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
     kept = p
     if DROPOUT:
         row_a, row_b = dropout_row_keys(rows, k0, k1)
@@ -173,6 +189,8 @@ def dkdv_kernel(
     K,
     V,
     DOut,
+    QTiles,
+    GTiles,
     Lse,
     Delta,
     DK,
@@ -224,6 +242,7 @@ def dkdv_kernel(
     DROPOUT: tl.constexpr,
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """DK, DV [.., Sk, Hk, D] of one tile of BLOCK_N keys, summed over the `group` query heads that read them."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -257,6 +276,8 @@ def dkdv_kernel(
     DOut += batch64 * stride_gb + first_q * stride_gm
     Lse += batch64 * stride_lb + first_q
     Delta += batch64 * stride_lb + first_q
+    tile_batch = batch * (1 - VARLEN)
+    tile_token = first_q.to(tl.int32)
     offs_q = lane_m[:, None] * stride_qm + dims[None, :]
     offs_g = lane_m[:, None] * stride_gm + dims[None, :]
 
@@ -285,20 +306,20 @@ def dkdv_kernel(
             first_row = block * BLOCK_M
             dk, dv = _dkdv_step(
                 dk, dv, k, v, q_head + tl.cast(first_row, tl.int64) * stride_qm,
-                g_head + tl.cast(first_row, tl.int64) * stride_gm, lse_head, delta_head, offs_q, offs_g, cols,
-                first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
-                keep_threshold, keep_scale, HEAD_DIM, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
-                False,
+                g_head + tl.cast(first_row, tl.int64) * stride_gm, QTiles, GTiles, lse_head, delta_head, offs_q, offs_g,
+                tile_batch, tile_token, head, cols, first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
+                keep_threshold, keep_scale, HEAD_DIM, BLOCK_D, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
+                VARLEN, TILES, False,
             )  # fmt: skip
         # -- blocks cut by the window, the diagonal or the end of the queries
         for i in range((full_begin - begin) + (end - full_end)):
             first_row = edge_block(i, begin, full_begin, full_end) * BLOCK_M
             dk, dv = _dkdv_step(
                 dk, dv, k, v, q_head + tl.cast(first_row, tl.int64) * stride_qm,
-                g_head + tl.cast(first_row, tl.int64) * stride_gm, lse_head, delta_head, offs_q, offs_g, cols,
-                first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
-                keep_threshold, keep_scale, HEAD_DIM, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
-                True,
+                g_head + tl.cast(first_row, tl.int64) * stride_gm, QTiles, GTiles, lse_head, delta_head, offs_q, offs_g,
+                tile_batch, tile_token, head, cols, first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
+                keep_threshold, keep_scale, HEAD_DIM, BLOCK_D, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
+                VARLEN, TILES, True,
             )  # fmt: skip
     if DROPOUT:
         dv = dv * keep_scale
@@ -316,8 +337,13 @@ def _dq_step(
     delta,
     K,
     V,
+    KTiles,
+    VTiles,
     offs_k,
     offs_v,
+    tile_batch,
+    tile_token,
+    tile_head,
     rows,
     first_col,
     dims,
@@ -334,6 +360,7 @@ def _dq_step(
     keep_threshold,
     keep_scale,
     HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PAD_DIM: tl.constexpr,
     LEFT: tl.constexpr,
@@ -342,13 +369,19 @@ def _dq_step(
     ALIBI: tl.constexpr,
     DROPOUT: tl.constexpr,
     EXACT: tl.constexpr,
+    VARLEN: tl.constexpr,
+    TILES: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Adds one block of keys to dq [BLOCK_M, BLOCK_D]. lse [BLOCK_M] is in units of log2."""
     BLOCK_M: tl.constexpr = q.shape[0]
     cols = first_col + tl.arange(0, BLOCK_N)
     # -- P: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
-    k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
+    USE_TILES: tl.constexpr = TILES and not (MASK and VARLEN)
+    if USE_TILES:
+        k = fetch_tile(KTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
+    else:
+        k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
     qk = matmul(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
     s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     p = tl.exp2(s - lse[:, None])
@@ -356,7 +389,10 @@ def _dq_step(
         seen = in_sight(rows[:, None], cols[None, :], shift, left, right, 0, seqlen_k, LEFT, RIGHT, False)
         p = tl.where(seen, p, 0.0)
     # -- dP: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
-    v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
+    if USE_TILES:
+        v = fetch_tile(VTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
+    else:
+        v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
     dp = matmul(dout, tl.trans(v), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
     if DROPOUT:
         keep = dropout_keep(row_a[:, None], row_b[:, None], cols[None, :], k2, keep_threshold)
@@ -376,6 +412,8 @@ def dq_kernel(
     K,
     V,
     DOut,
+    KTiles,
+    VTiles,
     Lse,
     Delta,
     DQ,
@@ -423,6 +461,7 @@ def dq_kernel(
     DROPOUT: tl.constexpr,
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """DQ [.., Sq, H, D] of one tile of BLOCK_M queries."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -459,6 +498,9 @@ def dq_kernel(
     Delta += batch64 * stride_lb + head64 * stride_lh + first_q
     K += batch64 * stride_kb + head_k * stride_kh + first_k * stride_kn
     V += batch64 * stride_vb + head_k * stride_vh + first_k * stride_vn
+    tile_batch = batch * (1 - VARLEN)
+    tile_token = first_k.to(tl.int32)
+    tile_head = head // group
     offs_k = lane_n[:, None] * stride_kn + dims[None, :]
     offs_v = lane_n[:, None] * stride_vn + dims[None, :]
 
@@ -483,18 +525,20 @@ def dq_kernel(
         first_col = block * BLOCK_N
         dq = _dq_step(
             dq, q, dout, lse, delta, K + tl.cast(first_col, tl.int64) * stride_kn,
-            V + tl.cast(first_col, tl.int64) * stride_vn, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
-            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_N,
-            PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, False,
+            V + tl.cast(first_col, tl.int64) * stride_vn, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
+            tile_head, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_D,
+            BLOCK_N, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, False,
         )  # fmt: skip
     # -- blocks cut by the window, the diagonal or the end of the keys
     for i in range((full_begin - begin) + (end - full_end)):
         first_col = edge_block(i, begin, full_begin, full_end) * BLOCK_N
         dq = _dq_step(
             dq, q, dout, lse, delta, K + tl.cast(first_col, tl.int64) * stride_kn,
-            V + tl.cast(first_col, tl.int64) * stride_vn, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
-            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_N,
-            PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, True,
+            V + tl.cast(first_col, tl.int64) * stride_vn, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
+            tile_head, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_D,
+            BLOCK_N, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, True,
         )  # fmt: skip
     dq = dq * (scale_log2 * LN2)
     store_tile(DQ, lane_m[:, None] * stride_dqm + dims[None, :], dq, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM)
@@ -528,23 +572,27 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
 
         chosen = config.choose(target, "dkdv", head_dim, q.dtype, call.features)
         grid = (triton.cdiv(call.max_seqlen_k, chosen.block_n) * heads_k * batch,)
+        q_tiles, g_tiles = compat.tile_descriptors(target, chosen.block_m, call.block_d(head_dim), q, dout)
         dkdv_kernel[grid](
-            q, k, v, dout, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
+            q, k, v, dout, q_tiles, g_tiles, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
             *inputs, *call.strides(dk), *call.strides(dv), *call.row_strides(lse), stride_s, heads_k, heads // heads_k,
             *call.kernel_arguments,
             BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
-            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), **common, **call.flags(q),
+            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=q_tiles is not None, **common,
+            **call.flags(q),
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip
 
         chosen = config.choose(target, "dq", head_dim, q.dtype, call.features)
         grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
+        k_tiles, v_tiles = compat.tile_descriptors(target, chosen.block_n, call.block_d(head_dim), k, v)
         dq_kernel[grid](
-            q, k, v, dout, lse, delta, dq, cu_q, cu_k, slopes, rng_state,
+            q, k, v, dout, k_tiles, v_tiles, lse, delta, dq, cu_q, cu_k, slopes, rng_state,
             *inputs, *call.strides(dq), *call.row_strides(lse), stride_s, heads, heads // heads_k,
             *call.kernel_arguments,
             BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
-            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), **common, **call.flags(q),
+            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=k_tiles is not None, **common,
+            **call.flags(q),
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip
     return dq, dk, dv

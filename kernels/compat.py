@@ -11,7 +11,15 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["INTERPRETED", "TRITON_VERSION", "device_guard", "interpreting", "target_name", "use_kernels"]
+__all__ = [
+    "INTERPRETED",
+    "TRITON_VERSION",
+    "device_guard",
+    "interpreting",
+    "target_name",
+    "tile_descriptors",
+    "use_kernels",
+]
 
 TRITON_VERSION: tuple[int, ...] = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2])
 
@@ -41,6 +49,24 @@ def use_kernels(tensor: torch.Tensor) -> bool:
     if choice:
         return choice == "triton"
     return tensor.is_cuda or interpreting()
+
+
+def tile_descriptors(target: str, block: int, block_d: int, *tensors: torch.Tensor) -> list[Any]:
+    """Descriptors through which the copy engine of a Hopper or newer GPU fetches tiles (block rows, 1 head, block_d).
+
+    The tensors are (B, S, H, D) or packed (total, H, D); what lies outside of one reads as 0. None for each of them
+    where the target, Triton, the type or the strides of one do not allow it.
+    """
+    none = [None] * len(tensors)
+    if TRITON_VERSION < (3, 4) or not target.startswith("sm_") or int(target[3:]) < 90:
+        return none
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    tensors = tuple(x if x.dim() == 4 else x[None] for x in tensors)
+    for x in tensors:
+        if x.itemsize != 2 or x.data_ptr() % 16 or any(stride * x.itemsize % 16 for stride in x.stride()[:3]):
+            return none
+    return [TensorDescriptor(x, list(x.shape), list(x.stride()), [1, block, 1, block_d]) for x in tensors]
 
 
 def device_guard(tensor: torch.Tensor) -> AbstractContextManager[Any]:

@@ -21,6 +21,7 @@ from .primitives import (
     dropout_keys,
     dropout_row_keys,
     edge_block,
+    fetch_tile,
     in_sight,
     key_blocks,
     load_tile,
@@ -41,8 +42,13 @@ def _online_softmax_step(
     q,
     K,
     V,
+    KTiles,
+    VTiles,
     offs_k,
     offs_v,
+    tile_batch,
+    tile_token,
+    tile_head,
     rows,
     first_col,
     dims,
@@ -58,6 +64,7 @@ def _online_softmax_step(
     k2,
     keep_threshold,
     HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PAD_DIM: tl.constexpr,
     LEFT: tl.constexpr,
@@ -66,12 +73,19 @@ def _online_softmax_step(
     ALIBI: tl.constexpr,
     DROPOUT: tl.constexpr,
     EXACT: tl.constexpr,
+    VARLEN: tl.constexpr,
+    TILES: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Folds one block of keys into (acc [BLOCK_M, BLOCK_D], row_sum [BLOCK_M], row_max [BLOCK_M])."""
     cols = first_col + tl.arange(0, BLOCK_N)
     # -- scores: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
-    k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
+    # (A packed sequence is followed by another one, whose values a descriptor would read behind its end.)
+    USE_TILES: tl.constexpr = TILES and not (MASK and VARLEN)
+    if USE_TILES:
+        k = fetch_tile(KTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
+    else:
+        k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
     qk = matmul(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], tl.float32), EXACT)
     if SOFTCAP or ALIBI:
         qk = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
@@ -91,7 +105,10 @@ def _online_softmax_step(
         keep = dropout_keep(row_a[:, None], row_b[:, None], cols[None, :], k2, keep_threshold)
         p = tl.where(keep, p, 0.0)
     # -- output: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
-    v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
+    if USE_TILES:
+        v = fetch_tile(VTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
+    else:
+        v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
     acc = matmul(p.to(v.dtype), v, acc * alpha[:, None], EXACT)
     return acc, row_sum, new_max
 
@@ -108,6 +125,8 @@ def forward_kernel(
     Q,
     K,
     V,
+    KTiles,
+    VTiles,
     Out,
     Lse,
     CuQ,
@@ -155,6 +174,7 @@ def forward_kernel(
     DROPOUT: tl.constexpr,
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Out [.., Sq, H, D] and Lse [.., H, Sq] of one tile of BLOCK_M queries; see `forward` for the arguments."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -195,6 +215,9 @@ def forward_kernel(
     else:
         K += batch64 * stride_kb + first_k * stride_kn
         V += batch64 * stride_vb + first_k * stride_vn
+    tile_batch = batch * (1 - VARLEN)
+    tile_token = first_k.to(tl.int32)
+    tile_head = head // group
     offs_k = lane_n[:, None] * stride_kn + dims[None, :]
     offs_v = lane_n[:, None] * stride_vn + dims[None, :]
 
@@ -223,9 +246,11 @@ def forward_kernel(
             k_block = K + tl.cast(first_col, tl.int64) * stride_kn
             v_block = V + tl.cast(first_col, tl.int64) * stride_vn
         acc, row_sum, row_max = _online_softmax_step(
-            acc, row_sum, row_max, q, k_block, v_block, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
-            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_N, PAD_DIM, LEFT,
-            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, False,
+            acc, row_sum, row_max, q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
+            tile_head, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_D, BLOCK_N,
+            PAD_DIM, LEFT,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, False,
         )  # fmt: skip
     # -- blocks cut by the window, the diagonal or the end of the keys
     for i in range((full_begin - begin) + (end - full_end)):
@@ -237,9 +262,11 @@ def forward_kernel(
             k_block = K + tl.cast(first_col, tl.int64) * stride_kn
             v_block = V + tl.cast(first_col, tl.int64) * stride_vn
         acc, row_sum, row_max = _online_softmax_step(
-            acc, row_sum, row_max, q, k_block, v_block, offs_k, offs_v, rows, first_col, dims, seqlen_k, shift, left,
-            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_N, PAD_DIM, LEFT,
-            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, True,
+            acc, row_sum, row_max, q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
+            tile_head, rows, first_col, dims, seqlen_k, shift, left,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_D, BLOCK_N,
+            PAD_DIM, LEFT,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, True,
         )  # fmt: skip
 
     # -- normalise. A row that saw no key has sum 0: its output is 0 and its logarithm +inf, so that the backward pass,
@@ -270,25 +297,26 @@ def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=
     if call.max_seqlen_q == 0:
         return out, lse
     paged = block_table is not None
-    chosen = config.choose(
-        compat.target_name(q), "forward", q.shape[-1], q.dtype, call.features | ({"paged"} if paged else set())
-    )
+    target = compat.target_name(q)
+    chosen = config.choose(target, "forward", q.shape[-1], q.dtype, call.features | ({"paged"} if paged else set()))
     block_n = call.block_n(chosen.block_n, k.shape[1] if paged else None)
     q_strides, k_strides, v_strides, o_strides = (call.strides(x) for x in (q, k, v, out))
     if paged:
         k_strides, v_strides = k.stride()[:3], v.stride()[:3]
     grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
+    block_d = call.block_d(q.shape[-1])
+    k_tiles, v_tiles = (None, None) if paged else compat.tile_descriptors(target, block_n, block_d, k, v)
     with compat.device_guard(q):
         forward_kernel[grid](
-            q, k, v, out, lse, cu_q, cu_k, block_table, slopes, rng_state,
+            q, k, v, k_tiles, v_tiles, out, lse, cu_q, cu_k, block_table, slopes, rng_state,
             *q_strides, *k_strides, *v_strides, *o_strides,
             *call.row_strides(lse),
             block_table.stride(0) if paged else 0,
             slopes.stride(0) if slopes is not None and slopes.dim() == 2 else 0,
             heads, heads // k.shape[-2], call.max_seqlen_q, call.max_seqlen_k, k.shape[1] if paged else 0,
             call.left, call.right, call.forward_scale_log2, call.softcap, call.keep_threshold, call.keep_scale,
-            HEAD_DIM=q.shape[-1], BLOCK_D=call.block_d(q.shape[-1]), BLOCK_M=chosen.block_m, BLOCK_N=block_n,
-            PAGED=paged, WIDE=call.wide(max(chosen.block_m, block_n), q, k, v, out), **call.flags(q),
+            HEAD_DIM=q.shape[-1], BLOCK_D=block_d, BLOCK_M=chosen.block_m, BLOCK_N=block_n,
+            PAGED=paged, WIDE=call.wide(max(chosen.block_m, block_n), q, k, v, out), TILES=k_tiles is not None, **call.flags(q),
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip
     return out, lse

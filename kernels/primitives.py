@@ -48,6 +48,12 @@ def narrow(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def fetch_tile(descriptor, batch, row, head, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr):
+    """A tile [BLOCK, BLOCK_D] of a (B, S, H, D) tensor through the GPU's copy engine (see compat.tile_descriptor)."""
+    return descriptor.load([batch, row, head, 0]).reshape(BLOCK, BLOCK_D)
+
+
+@triton.jit
 def store_tile(base, offsets, value, rows, row_end, dims, HEAD_DIM: tl.constexpr, PAD_DIM: tl.constexpr):
     """Stores the part of a tile [rows, head dimension] that lies inside of the tensor."""
     mask = (rows < row_end)[:, None]
