@@ -206,6 +206,42 @@ def wsl() -> Staged:
     return machine
 
 
+def in_container(machine: Staged, runtime: str = "docker", shm: int = 16 * GIB) -> Staged:
+    """The same machine seen from inside a container that was given everything: root, devices, shared memory."""
+    if runtime == "podman":
+        machine.files["/run/.containerenv"] = 'engine="podman-4.9.3"\nname="job"\nrootless=1\n'
+        del machine.devices["/run/.containerenv"]
+        machine.files["/proc/self/uid_map"] = "         0       1000          1\n         1     100000      65536\n"
+    else:
+        machine.devices["/.dockerenv"] = "-rwxr-xr-x root root 0"
+    if runtime == "kubernetes":
+        machine.environ["KUBERNETES_SERVICE_HOST"] = "10.96.0.1"
+    machine.files["/proc/1/cgroup"] = "0::/\n"
+    machine.files["/proc/self/cgroup"] = "0::/\n"
+    machine.files["/proc/self/status"] = "Name:\tpython3\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n"
+    machine.recording["user"] = {"uid": 0, "gid": 0, "groups": [0], "name": "root", "home": "/home/user"}
+    machine.recording["disks"]["/dev/shm"] |= {"total_bytes": shm, "free_bytes": shm}
+    return machine
+
+
+def install_flash_attn(
+    machine: Staged, version: str, *, extension: tuple[str, ...] | None = None, aiter: bool = False, python: str = "312"
+) -> None:
+    """Puts an upstream flash-attn in place of the bundled one: its Triton backend, or with a compiled `extension` that
+    needs the libraries named. `aiter`: one of those that take their kernels from aiter."""
+    machine.remove_distribution("flash-attn", "flash_attn/")
+    rule = 'USE_TRITON_ROCM = os.getenv("FLASH_ATTENTION_TRITON_AMD_ENABLE", "FALSE") == "TRUE"\n'
+    if aiter:
+        rule += "# flash_attn_2_cuda not found, falling back to Triton\nfrom aiter.ops.triton import flash_attn_2\n"
+    owns: dict[str, str | bytes] = {
+        "flash_attn/__init__.py": f'__version__ = "{version}"\n',
+        "flash_attn/flash_attn_interface.py": f"import os\n{rule}import flash_attn_2_cuda as flash_attn_gpu\n",
+    }
+    if extension is not None:
+        owns[f"flash_attn_2_cuda.cpython-{python}-x86_64-linux-gnu.so"] = tiny_elf(None, (*extension, "libc.so.6"))
+    machine.distribution("flash-attn", version, ("torch", "einops"), owns, tag="cp312-cp312-linux_x86_64")
+
+
 def unbundle(staged: Staged, soname: str = "libamdhip64.so.6") -> None:
     """Turns the staged torch into one that takes ROCm from the system, as AMD's "lw" wheels do."""
     lib = f"{staged.site}/torch/lib"
@@ -541,16 +577,20 @@ def _bundled_flash_attention(machine: Staged) -> None:
 
 
 _ROCMINFO_WSL = """\
-=====================
+==============
+
 HSA System Attributes
-=====================
+==============
+
 Runtime Version:         1.1
 Machine Model:           LARGE
 System Endianness:       LITTLE
 
-==========
+===
+
 HSA Agents
-==========
+===
+
 *******
 Agent 1
 *******
