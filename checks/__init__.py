@@ -13,6 +13,7 @@ TOPICS: tuple[str, ...] = (
     "variables",
     "flash_attention",
     "resources",
+    "kernels",
 )
 
 

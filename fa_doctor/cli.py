@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.run",
         "Checks the machine, sets its variables, and becomes CMD: for container entrypoints.",
     ),
+    "probe": (
+        "fa_doctor.commands.probe",
+        "Runs the attention kernels on every GPU and holds them against float64; also a flash_attn that is not ours.",
+    ),
     "explain": ("fa_doctor.commands.explain", "Names the cause of an error text and the fix for this machine."),
     "snapshot": (
         "fa_doctor.commands.snapshot",

@@ -208,11 +208,13 @@ class Host(ABC):
         timeout_s: float = 5.0,
         env: Mapping[str, str] | None = None,
         report: bool = False,
+        label: str | None = None,
     ) -> CommandOutput:
         """Runs a command without a shell, under a deadline, its output limited; `env` is added to the environment.
 
         `argv[0]` is looked up on the machine's PATH if it has no slash. What hung once is not run again. With `report`
-        the command is given a pipe of its own, see command.run_command.
+        the command is given a pipe of its own, see command.run_command. `label` is the name under which a recording
+        keeps it, for a command line that is not the same from run to run or from machine to machine.
         """
 
     @abstractmethod

@@ -190,6 +190,7 @@ class LiveHost(Host):
         timeout_s: float = 5.0,
         env: Mapping[str, str] | None = None,
         report: bool = False,
+        label: str | None = None,
     ) -> CommandOutput:
         if self.root != "/":
             return CommandOutput(tuple(argv), None, problem=Problem.UNRECORDED)

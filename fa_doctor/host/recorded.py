@@ -179,8 +179,9 @@ class RecordedHost(Host):
         timeout_s: float = 5.0,
         env: Mapping[str, str] | None = None,
         report: bool = False,
+        label: str | None = None,
     ) -> CommandOutput:
-        wanted = list(argv)
+        wanted = [label] if label else list(argv)
         for command in self._log.get("commands", ()):
             if command["argv"] == wanted:
                 problem = command.get("problem")

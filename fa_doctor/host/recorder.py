@@ -55,6 +55,7 @@ class RecordingHost(Host):
             name: {} for name in ("listings", "stats", "real_paths", "openable", "writable", "disks", "elf", "which")
         }
         self._commands: dict[tuple[str, ...], CommandOutput] = {}
+        self._programs: set[str] = set()
 
     @property
     def environ(self) -> Mapping[str, str] | None:
@@ -119,10 +120,12 @@ class RecordingHost(Host):
         timeout_s: float = 5.0,
         env: Mapping[str, str] | None = None,
         report: bool = False,
+        label: str | None = None,
     ) -> CommandOutput:
         self.inner.deadline = self.deadline
-        found = self.inner.run(argv, timeout_s, env, report)
-        self._commands[tuple(argv)] = found
+        found = self.inner.run(argv, timeout_s, env, report, label)
+        self._programs.add(argv[0])
+        self._commands[(label,) if label else tuple(argv)] = found
         return found
 
     def which(self, name: str) -> str | None:
@@ -137,7 +140,7 @@ class RecordingHost(Host):
         return {
             "reads": set(self._reads),
             **{kind: set(answers) for kind, answers in self._log.items()},
-            "programs": {argv[0] for argv in self._commands},
+            "programs": set(self._programs),
             "variables": set(self._environ.read) if self._environ is not None else set(),
         }
 

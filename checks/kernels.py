@@ -1,0 +1,206 @@
+"""The attention kernels on the GPUs at hand: they run, and they are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fa_doctor.diagnosis.check import Verdicts, check
+from fa_doctor.diagnosis.model import Evidence, Fix, Level, Verdict, failed, passed, skipped, unknown, warned
+from fa_doctor.facts.machine import Machine
+from fa_doctor.probe.result import Probe, Step, StepState
+
+# The cause of a step's failure where neither its exception nor the child's output says more.
+_CAUSES = {
+    "import torch": "rocm-library-missing",
+    "find the device": "driver-missing",
+    "allocate, copy and multiply": "gpu-memory-fault",
+    "import Triton": "triton-missing",
+    "run a one-line kernel": "compiler-crash",
+}
+_HUNG = "gpu-hang-or-reset"
+_WRONG = "numerics-wrong"
+
+
+@check(
+    "KER001",
+    "kernels.smoke",
+    rests_on=("TOR101",),
+    causes=tuple(sorted({*_CAUSES.values(), _HUNG, _WRONG})),
+    level=Level.STANDARD,
+)
+def smoke(machine: Machine) -> Verdicts:
+    """The attention kernels run on every GPU and agree with float64 on the CPU.
+
+    Why it matters: that torch sees a GPU proves nothing. A kernel must have been compiled and run, and its numbers must
+    be right: a GPU whose architecture is not what the runtime believes, a library of another release or a damaged card
+    shows here and nowhere else.
+    What is done: a child process of the target Python, one for each GPU, imports torch, finds the device, copies and
+    multiplies, imports Triton, runs a one-line kernel, then the bundled attention forward, backward, with a KV cache,
+    and with dropout, causal mask and softcap together. Results are held against the definition of attention in
+    float64 on the CPU; an element may be off by twice what plain PyTorch loses in the same dtype.
+    How to fix: the step that failed names the layer at fault; the child's own words are in the evidence, and
+    `fa-doctor explain` reads them too.
+    Sources: the accuracy criterion is that of flash-attn's own tests (Dao-AILab/flash-attention tests/test_flash_attn.py).
+    """
+    probes = [probe for probe in machine.probes if probe.mode == "smoke"]
+    if not probes:
+        if machine.torch is None:
+            return skipped("there is no torch to run the kernels with")
+        return skipped("the kernels were not run")
+    return [_verdict(machine, probe, len(probes)) for probe in probes]
+
+
+def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
+    where = _where(machine, probe)
+    if not probe.steps:
+        return unknown(f"the kernels could not be run: {probe.ending}")
+    worst = probe.failed
+    if worst is None:
+        if not probe.complete:
+            return unknown(f"the smoke test on {where} broke off: {probe.ending}", *_evidence(probe))
+        if not probe.on_gpu:
+            return skipped(
+                "no GPU: the kernels were run in Triton's interpreter on the CPU, where they are right; that proves "
+                "nothing about a GPU",
+                *_numbers(probe),
+            )
+        return passed(f"the attention kernels run and are right on {where}", *_numbers(probe))
+    after = f" after '{probe.last_good.name}' went well" if probe.last_good else ""
+    others = f" (device {probe.device} of {count})" if count > 1 else ""
+    happened = {
+        StepState.FAILED: "failed",
+        StepState.DIED: "killed the process",
+        StepState.HUNG: "did not come back",
+    }[worst.state]
+    cause, fixes, why = _explained(machine, probe, worst)
+    detail = f"The step '{worst.name}'{others} {happened}{after}. {_closing(probe, worst)}{why}"
+    title = f"'{worst.name}' {happened} on {where}"
+    if not probe.on_gpu:
+        return warned(title, *_evidence(probe), cause=cause, detail=detail, fixes=fixes)
+    return failed(title, *_evidence(probe), cause=cause, detail=detail, fixes=fixes)
+
+
+def _closing(probe: Probe, step: Step) -> str:
+    return f"{step.error.splitlines()[0]}. " if step.error else f"{str(probe.ending).capitalize()}. "
+
+
+def _where(machine: Machine, probe: Probe) -> str:
+    if probe.device is None:
+        return "the CPU (interpreter)"
+    found = probe.details("find the device")
+    visible = [gpu for gpu in machine.gpus.known if gpu.visible is not False]
+    if probe.device < len(visible):
+        gpu = visible[probe.device]
+        return f"GPU {gpu.index} ({gpu.name or found.get('name') or gpu.gfx}{f', {gpu.pci}' if gpu.pci else ''})"
+    return f"GPU {probe.device} ({found.get('name', 'name unknown')})"
+
+
+def _explained(machine: Machine, probe: Probe, step: Step) -> tuple[str, tuple[Fix, ...], str]:
+    """Cause, fixes and explanation: what `explain` makes of the child's words, else what the step itself says."""
+    if step.state == StepState.FAILED and step.error.startswith("AssertionError"):
+        return _WRONG, (), "The numbers are wrong, without any error being raised. "
+    from fa_doctor.diagnosis.explain import explain
+    from fa_doctor.diagnosis.logtext import blocks_of_text
+
+    found = explain(blocks_of_text(f"{probe.output}\n{step.trace}\n{step.error}")).confident
+    if found is not None:
+        return found.cause, (), f"{found.failure.title}: {found.failure.explanation} "
+    fixes = (Fix("Read what the kernel says of the GPU", ("dmesg | grep -iE 'amdgpu|kfd' | tail -n 40",)),)
+    if step.state == StepState.HUNG:
+        return _HUNG, fixes, ""
+    return _CAUSES.get(step.name, _WRONG if step.state == StepState.FAILED else _HUNG), fixes, ""
+
+
+def _evidence(probe: Probe) -> Iterator[Evidence]:
+    worst = probe.failed
+    if worst is not None and worst.trace:
+        yield Evidence(f"the child's traceback, step '{worst.name}'", worst.trace[-2000:])
+    if probe.output:
+        yield Evidence("the child's output", probe.output[-2000:])
+    yield Evidence("the child", str(probe.ending))
+    if probe.garbage:
+        yield Evidence("the child's report", f"{probe.garbage} lines that could not be read")
+
+
+def _numbers(probe: Probe) -> Iterator[Evidence]:
+    for step in probe.steps:
+        if "errors" in step.details or "error" in step.details:
+            yield Evidence(
+                f"largest error, {step.name}", str(step.details.get("errors", step.details.get("error", "")))
+            )
+    seconds = ", ".join(f"{step.name} {step.seconds:.1f} s" for step in probe.steps if step.seconds is not None)
+    yield Evidence("the steps", seconds)
+
+
+@check(
+    "KER101",
+    "kernels.installed_features",
+    rests_on=("KER001", "FAT001"),
+    causes=("unsupported-feature", "numerics-wrong", "flash-attn-abi-mismatch"),
+    level=Level.STANDARD,
+)
+def installed_features(machine: Machine) -> Verdicts:
+    """The installed flash_attn computes what it is asked for, feature by feature.
+
+    Why it matters: flash-attn 2.7 and 2.8 on AMD's Triton backend accept softcap, window_size and block_table and
+    compute as if they had not been given; the CK backend ignores softcap. The model trains or answers, and is wrong.
+    What is done: causal, window, softcap, ALiBi, dropout, grouped queries, varlen, a paged cache and the backward pass
+    are each run on the GPU and held against float64. A result that agrees with the definition without the feature is
+    one that ignores it.
+    How to fix: `fa-doctor install --attention bundled --replace` installs kernels in which every argument has its
+    effect or raises.
+    Sources: flash_attn/flash_attn_triton_amd/interface_fa.py of flash-attn v2.7.4 and v2.8.3.
+    """
+    probes = [probe for probe in machine.probes if probe.mode == "features"]
+    if not probes:
+        return skipped("no other flash_attn than fa-doctor's own is installed, or there is no GPU to try it on")
+    return list(_feature_verdicts(machine, probes[0]))
+
+
+def _feature_verdicts(machine: Machine, probe: Probe) -> Iterator[Verdict]:
+    version = machine.flash_attention.version if machine.flash_attention else "?"
+    fix = Fix(
+        "Install the attention kernels of fa-doctor in its place: every argument has its effect or raises",
+        ("fa-doctor install --attention bundled --replace",),
+        proof="KER101",
+    )
+    worst = probe.failed
+    if worst is not None:
+        cause, fixes, why = _explained(machine, probe, worst)
+        detail = f"{_closing(probe, worst)}{why}"
+        title = f"flash_attn {version}: '{worst.name}' failed"
+        yield failed(title, *_evidence(probe), cause=cause, detail=detail, fixes=(*fixes, fix))
+        return
+    results: dict[str, dict[str, str]] = probe.details("try the features").get("features", {})
+    states = {name: result.get("state", "") for name, result in results.items()}
+    quiet = [name for name, state in states.items() if state == "ignored"]
+    wrong = [name for name, state in states.items() if state == "wrong"]
+    raises = [name for name, state in states.items() if state == "raises"]
+    evidence = [
+        Evidence(f"flash_attn {version}, {name}", f"{states[name]}: {results[name].get('text', '')}") for name in states
+    ]
+    if quiet:
+        yield failed(
+            f"flash_attn {version} silently ignores {', '.join(quiet)}",
+            *(one for one in evidence if ": " in one.text and one.text.startswith("ignored")),
+            cause="unsupported-feature",
+            detail="It accepts the argument and computes as if it had not been given: results are wrong without an error.",
+            fixes=[fix],
+        )
+    if wrong:
+        yield failed(
+            f"flash_attn {version} computes {', '.join(wrong)} wrongly",
+            *(one for one in evidence if one.text.startswith("wrong")),
+            cause="numerics-wrong",
+            fixes=[fix],
+        )
+    if raises:
+        yield warned(
+            f"flash_attn {version} refuses {', '.join(raises)}",
+            *(one for one in evidence if one.text.startswith("raises")),
+            cause="unsupported-feature",
+            detail="It says so with an error, so that a program can turn to another path.",
+            fixes=[fix],
+        )
+    if not quiet and not wrong:
+        yield passed(f"flash_attn {version} computes what it accepts rightly", *evidence)

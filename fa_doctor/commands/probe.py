@@ -1,0 +1,83 @@
+"""`fa-doctor probe`: runs the attention kernels on the GPUs at hand and says whether they are right."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from fa_doctor.commands.options import write_output
+from fa_doctor.diagnosis.model import Level
+from fa_doctor.errors import UsageProblem
+
+__all__ = ["command"]
+
+
+@click.command("probe")
+@click.option("--python", metavar="EXE", help="The Python to probe (default: the active environment's).")
+@click.option(
+    "--device",
+    metavar="N|cpu",
+    help="Only this device; cpu: in Triton's interpreter, which proves nothing about a GPU (default: every GPU).",
+)
+@click.option("--timeout", type=click.FloatRange(min=1), default=120.0, metavar="S", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
+@click.option("--output", metavar="FILE", help="Where the report goes (default: standard output).")
+@click.option("-v", "--verbose", is_flag=True, help="Show the largest errors and the seconds of each step.")
+def command(
+    python: str | None, device: str | None, timeout: float, format_: str, output: str | None, verbose: bool
+) -> int:
+    """Runs the attention kernels on every GPU and holds them against float64; also a flash_attn that is not ours.
+
+    Exit status: 0 right on every GPU, 1 wrong or not running, 2 wrong usage, 3 no GPU, or no verdict could be reached.
+    """
+    import dataclasses
+
+    from fa_doctor.diagnosis.check import all_checks
+    from fa_doctor.diagnosis.engine import run_checks
+    from fa_doctor.diagnosis.model import Status
+    from fa_doctor.diagnosis.selection import select
+    from fa_doctor.errors import EXIT_UNDECIDED
+    from fa_doctor.facts.machine import gather
+    from fa_doctor.host import LiveHost
+    from fa_doctor.probe.gather import SMOKE_STEPS, hiding_variable, probed_devices
+    from fa_doctor.probe.gather import gather as gather_probes
+    from fa_doctor.probe.launch import launch
+    from fa_doctor.report import document, formats, text
+
+    started = time.monotonic()
+    deadline = started + timeout
+    host = LiveHost()
+    machine = gather(host, level=Level.QUICK, python=python, deadline=deadline)
+    executable = machine.python.executable
+    if executable is None or machine.torch is None:
+        where = executable or "the target Python"
+        raise UsageProblem(f"{where} has no torch to run the kernels with; `fa-doctor install` sets it up")
+    if device is None:
+        probes = gather_probes(host, machine.python, machine.gpus, machine.torch, machine.flash_attention, deadline)
+    else:
+        chosen = _chosen(device, probed_devices(machine.gpus, machine.torch))
+        hide_by = hiding_variable(host, machine.torch)
+        probes = tuple(launch(host, executable, "smoke", SMOKE_STEPS, [chosen], timeout * 0.9, hide_by=hide_by))
+    machine = dataclasses.replace(machine, probes=probes)
+    # Without the checks that these rest on: who asks for the probe wants its answer, whatever else is wrong.
+    checks = [dataclasses.replace(check, rests_on=()) for check in select(all_checks(), ["KER"], [])]
+    findings = run_checks(machine, checks, Level.STANDARD, deadline + 5)
+    report = document.build(machine, findings, Level.STANDARD, time.monotonic() - started)
+    if format_ == "text" and output is None:
+        text.write(report, sys.stdout, verbose=verbose)
+    else:
+        write_output(formats.render(report, format_, verbose=verbose), output)
+    if any(finding.status is Status.FAIL for finding in findings):
+        return formats.exit_code(report)
+    return formats.exit_code(report) if any(probe.on_gpu for probe in probes) else EXIT_UNDECIDED
+
+
+def _chosen(word: str, devices: list[int | None]) -> int | None:
+    if word == "cpu":
+        return None
+    if not word.isdecimal() or int(word) not in devices:
+        there = ", ".join(str(device) for device in devices if device is not None) or "no GPU that torch could use"
+        raise UsageProblem(f"--device {word}: there is {there}")
+    return int(word)

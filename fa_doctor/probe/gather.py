@@ -1,0 +1,86 @@
+"""Which devices are probed with what, as facts of a machine."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fa_doctor.host import Host
+from fa_doctor.probe.launch import launch
+from fa_doctor.probe.result import Probe
+
+if TYPE_CHECKING:
+    from fa_doctor.facts.gpus import Gpus
+    from fa_doctor.facts.packages import FlashAttention, Torch
+    from fa_doctor.facts.python import Python
+
+__all__ = ["FEATURE_STEPS", "SMOKE_STEPS", "gather", "hiding_variable", "probed_devices"]
+
+# The names of probe/child's steps. The child cannot be imported here (it imports torch when it runs), so they stand
+# twice; a test holds both against each other.
+SMOKE_STEPS = (
+    "import torch",
+    "find the device",
+    "allocate, copy and multiply",
+    "import Triton",
+    "run a one-line kernel",
+    "attention forward",
+    "attention backward",
+    "decoding with a KV cache",
+    "dropout, causal and softcap together",
+)
+FEATURE_STEPS = ("import torch", "find the device", "import flash_attn", "try the features")
+_SHARE = 0.8  # of the time that is left: the rest is for the checks and the report
+
+
+def probed_devices(gpus: Gpus, torch: Torch | None) -> list[int | None]:
+    """Ordinals of the devices that this process may use, or [None] where the kernels can only be interpreted."""
+    if torch is not None and torch.build == "rocm":
+        visible = [gpu for gpu in gpus.known if gpu.visible is not False]
+        if visible:
+            return list(range(len(visible)))
+    if torch is not None and torch.build == "cuda" and any(other.vendor == "NVIDIA" for other in gpus.others):
+        return [0]
+    return [None]
+
+
+def hiding_variable(host: Host, torch: Torch | None) -> str:
+    """The variable by which a child is left one device: the one that is in force already, so that none is widened.
+
+    HIP reads HIP_VISIBLE_DEVICES, and only without it CUDA_VISIBLE_DEVICES; both count among what ROCR_VISIBLE_DEVICES
+    leaves.
+    """
+    environ = host.environ or {}
+    if (torch is not None and torch.build == "cuda") or (
+        "CUDA_VISIBLE_DEVICES" in environ and "HIP_VISIBLE_DEVICES" not in environ
+    ):
+        return "CUDA_VISIBLE_DEVICES"
+    return "HIP_VISIBLE_DEVICES"
+
+
+def gather(
+    host: Host,
+    python: Python,
+    gpus: Gpus,
+    torch: Torch | None,
+    flash_attention: FlashAttention | None,
+    deadline: float,
+) -> tuple[Probe, ...]:
+    """Runs the smoke test on every device and, if a flash_attn is installed that is not ours, its features on the first.
+
+    Nothing is run where there is no torch to run it with. `deadline` is in time.monotonic seconds.
+    """
+    if python.executable is None or torch is None:
+        return ()
+    devices = probed_devices(gpus, torch)
+    if devices == [None] and gpus.known:
+        return ()  # there is a GPU that this torch cannot use: another check says so, and the CPU would prove nothing
+    hide_by = hiding_variable(host, torch)
+    left = (deadline - time.monotonic()) * _SHARE
+    probes = launch(host, python.executable, "smoke", SMOKE_STEPS, devices, left, hide_by=hide_by)
+    foreign = flash_attention is not None and flash_attention.kind != "bundled"
+    if foreign and devices != [None] and any(probe.complete for probe in probes):
+        good = next(probe.device for probe in probes if probe.complete)
+        left = (deadline - time.monotonic()) * _SHARE
+        probes += launch(host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by)
+    return tuple(probes)
