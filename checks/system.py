@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Safety, failed, passed, skipped, unknown
+from fa_doctor.diagnosis.remedies import run_as_root
 from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.gpus import version_key
 
@@ -28,22 +29,6 @@ def wsl(machine: Machine) -> Verdicts:
         return unknown("whether this is WSL is not known")
     if not system.wsl:
         return skipped("this is not WSL")
-    dxg = machine.driver.dxg
-    if dxg is not None and dxg.exists is False and not machine.container.inside:
-        return failed(
-            "WSL shows no GPU: /dev/dxg is absent",
-            Evidence("/dev/dxg", "absent"),
-            Evidence("kernel", system.kernel or "?"),
-            cause="wsl-specific",
-            detail="The driver of Windows passes the GPU on, to WSL version 2 only.",
-            fixes=(
-                Fix(
-                    "Update WSL and the AMD driver of Windows (typed in a Windows terminal)",
-                    ("wsl --update", "wsl --set-default-version 2", "wsl --shutdown"),
-                    proof="DRV301",
-                ),
-            ),
-        )
     if torch is None or torch.build != "rocm":
         return skipped("no ROCm torch is installed")
     own = [name for name in torch.bundled if name.startswith("libhsa-runtime64.so")]
@@ -66,7 +51,12 @@ def wsl(machine: Machine) -> Verdicts:
     if not machine.rocm or all(install.origin == "torch" for install in machine.rocm):
         fixes.insert(
             0,
-            Fix("Install ROCm for WSL first", ("sudo amdgpu-install -y --usecase=wsl,rocm --no-dkms",), proof="DRV301"),
+            run_as_root(
+                machine,
+                "Install ROCm for WSL first",
+                ("amdgpu-install -y --usecase=wsl,rocm --no-dkms",),
+                proof="DRV301",
+            ),
         )
     return failed(
         "torch carries an HSA runtime that cannot see the GPU of WSL",

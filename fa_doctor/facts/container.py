@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fa_doctor.evidence import Evidence
 from fa_doctor.facts.cgroups import limits
+from fa_doctor.facts.driver import Driver
 from fa_doctor.host import Host, Problem
 
-__all__ = ["Container", "engine_of_containerenv", "gather", "runtime_of_cgroup", "status_field"]
+__all__ = ["Container", "engine_of_containerenv", "gather", "inferred", "runtime_of_cgroup", "status_field"]
 
 _SECCOMP = {"0": "disabled", "1": "strict", "2": "filter"}
 _WHOLE_RANGE = re.compile(r"\s*0\s+0\s+4294967295\s*", re.ASCII)
@@ -72,6 +73,19 @@ def gather(host: Host) -> Container:
         cgroup_version=found.version,
         evidence=tuple(evidence),
     )
+
+
+def inferred(container: Container, driver: Driver, wsl: bool | None) -> Container:
+    """The container as the driver's facts complete it, where no mark was recorded that tells.
+
+    The amdgpu driver makes /dev/kfd when it is loaded. That the driver is loaded and the node is absent means that
+    this process sees a /dev of its own.
+    """
+    absent = driver.kfd is not None and driver.kfd.exists is False
+    if container.inside is None and driver.loaded and absent and not wsl:
+        why = Evidence("/dev/kfd", "absent, though the amdgpu driver is loaded: this is not the host's /dev")
+        return replace(container, inside=True, evidence=(*container.evidence, why))
+    return container
 
 
 def engine_of_containerenv(text: str) -> tuple[str, bool | None]:

@@ -91,6 +91,7 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_driver = ask(
         "the driver", lambda: driver.gather(host, the_gpus, the_system, deep=level.depth > 1), Driver(None)
     )
+    the_container = container.inferred(the_container, the_driver, the_system.wsl)
     the_health = ask("the cards' health", lambda: health.gather(host, the_gpus, the_driver), Health())
     the_node = ask("the node's settings", lambda: node.gather(host, the_gpus, the_system), Node())
     the_python = ask("the target Python", lambda: _python(host, python), Python(None, None))
