@@ -30,8 +30,8 @@ def choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features: 
     """The configuration for a kernel.
 
     target: "gfx942", "sm_90", "interpreter"; kind: "forward", "dkdv" or "dq"; features: those of "causal", "window",
-    "softcap", "alibi", "dropout", "varlen", "paged" that the call uses. A file for the target itself is used where
-    there is one, else that of the longest family prefix (gfx11, gfx9, sm_9), else default.json.
+    "softcap", "alibi", "dropout", "varlen", "paged" that the call uses. The target's own file is asked
+    first, then those of its family, the longest prefix first (gfx94, gfx9; sm_9), then default.json.
     """
     return _choose(target, kind, head_dim, dtype, features)
 
@@ -53,9 +53,7 @@ def _choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features:
 
 @functools.cache
 def _rows(target: str) -> list[dict[str, Any]]:
-    """The rows of the most particular file that fits the target; the first row that fits a call is used."""
-    for length in range(len(target), 2, -1):
-        path = _FOLDER / f"{target[:length]}.json"
-        if path.is_file():
-            return list(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    return list(json.loads((_FOLDER / "default.json").read_text(encoding="utf-8"))["rows"])
+    """The rows that may fit the target, the most particular file's first; the first row that fits a call is used."""
+    names = [target[:length] for length in range(len(target), 2, -1)] + ["default"]
+    files = [path for path in (_FOLDER / f"{name}.json" for name in names) if path.is_file()]
+    return [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]

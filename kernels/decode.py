@@ -21,8 +21,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .compat import device_guard
-from .primitives import LN2, LOG2E, LOWEST, in_sight, matmul, narrow, scores_log2
+from .call import Call
+from .compat import device_guard, target_name
+from .config import Config, choose
+from .primitives import LN2, LOG2E, LOWEST, edge_block, in_sight, key_blocks, matmul, narrow, scores_log2
 
 __all__ = ["DecodeArguments", "choose_splits", "decode_attention"]
 
@@ -31,49 +33,167 @@ MAX_SPLITS = 128
 
 @triton.jit
 def key_pointers(
-    X,  # first element of this head, of this sequence's row of the cache (of page 0, if paged)
-    BLOCK_TABLE,  # this sequence's row of the table
-    start,
-    o_n,
-    m_n,
+    X,  # first element of this head in this sequence's row of the cache, or in page 0
+    BlockTable,  # this sequence's row of the table
+    first_col,
+    lane_n,
+    seen,
     stride_page,
     stride_n,
+    page_size,
     PAGED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    GATHER: tl.constexpr,
 ):
-    """Pointers to keys start + 0 ... start + BLOCK_N - 1, [BLOCK_N]; int64 where the cache may pass 2^31 elements."""
+    """Start of a tile of keys and the offset of each key in it [BLOCK_N], 32 bits wherever they suffice.
+
+    A tile starts at a multiple of its size, so it lies in one page where its size divides the page's; GATHER is for
+    other pages: each key looks up its own.
+    """
     if not PAGED:
-        return X + tl.cast(start, tl.int64) * stride_n + o_n * stride_n
-    elif PAGE_SIZE % BLOCK_N == 0:
-        # Tiles start at multiples of BLOCK_N, so the whole tile is in one page.
-        page = tl.load(BLOCK_TABLE + start // PAGE_SIZE).to(tl.int64)
-        return X + page * stride_page + (start % PAGE_SIZE) * stride_n + o_n * stride_n
+        return X + tl.cast(first_col, tl.int64) * stride_n, lane_n * stride_n
+    elif GATHER == 0:
+        page = tl.load(BlockTable + first_col // page_size).to(tl.int64)
+        return X + page * stride_page + tl.cast(first_col % page_size, tl.int64) * stride_n, lane_n * stride_n
     else:
-        page = tl.load(BLOCK_TABLE + (start + o_n) // PAGE_SIZE, mask=m_n, other=0).to(tl.int64)
-        return X + page * stride_page + ((start + o_n) % PAGE_SIZE) * stride_n
+        cols = first_col + lane_n
+        page = tl.load(BlockTable + cols // GATHER, mask=seen, other=0).to(tl.int64)
+        return X, page * stride_page + (cols % GATHER) * stride_n
 
 
 @triton.jit
+def attend_to_tile(
+    acc,
+    row_sum,
+    row_max,
+    q,
+    K,
+    V,
+    BlockTable,
+    first_col,
+    lane_n,
+    queries,
+    dims,
+    start,
+    total,
+    shift,
+    left,
+    right,
+    scale_log2,
+    softcap,
+    slope,
+    page_size,
+    stride_kb,
+    stride_kn,
+    stride_vb,
+    stride_vn,
+    HEAD_DIM: tl.constexpr,
+    PAD_DIM: tl.constexpr,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ALIBI: tl.constexpr,
+    PAGED: tl.constexpr,
+    GATHER: tl.constexpr,
+    EXACT: tl.constexpr,
+    VECTOR: tl.constexpr,
+    MASK: tl.constexpr,
+):
+    """Folds one tile of keys into (acc [BLOCK_M, BLOCK_D], row_sum [BLOCK_M], row_max [BLOCK_M])."""
+    cols = first_col + lane_n
+    # What the cache holds outside of [start, total) may be NaN, and 0 * NaN is NaN: it must not be loaded.
+    inside = (cols >= start) & (cols < total)
+    # -- scores in units of log2: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
+    base, offs = key_pointers(K, BlockTable, first_col, lane_n, inside, stride_kb, stride_kn, page_size, PAGED, GATHER)
+    k = load_keys(base, offs, inside, dims, HEAD_DIM, PAD_DIM, MASK)
+    if VECTOR:
+        qk = tl.sum(q[:, None, :].to(tl.float32) * k[None, :, :].to(tl.float32), 2)
+    else:
+        qk = matmul(q, tl.trans(k), tl.zeros([q.shape[0], lane_n.shape[0]], tl.float32), EXACT)
+    s = scores_log2(
+        qk, queries[:, None], cols[None, :], shift, scale_log2, softcap, slope[:, None], SOFTCAP, ALIBI, EXACT
+    )
+    if MASK:
+        seen = in_sight(queries[:, None], cols[None, :], shift, left, right, 0, total, LEFT, RIGHT, False)
+        s = tl.where(seen & inside[None, :], s, float("-inf"))
+    # -- online softmax: rescale what was summed by what the new maximum makes of the old one
+    new_max = tl.maximum(row_max, tl.max(s, 1))
+    p = tl.exp2(s - new_max[:, None])
+    alpha = tl.exp2(row_max - new_max)
+    row_sum = row_sum * alpha + tl.sum(p, 1)
+    # -- output: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
+    base, offs = key_pointers(V, BlockTable, first_col, lane_n, inside, stride_vb, stride_vn, page_size, PAGED, GATHER)
+    v = load_keys(base, offs, inside, dims, HEAD_DIM, PAD_DIM, MASK)
+    if VECTOR:
+        acc = acc * alpha[:, None] + tl.sum(p[:, :, None] * v[None, :, :].to(tl.float32), 1)
+    else:
+        acc = matmul(narrow(p, v.dtype), v, acc * alpha[:, None], EXACT)
+    return acc, row_sum, new_max
+
+
+@triton.jit
+def load_keys(base, offs, inside, dims, HEAD_DIM: tl.constexpr, PAD_DIM: tl.constexpr, MASK: tl.constexpr):
+    """A tile [BLOCK_N, BLOCK_D] of keys or values; what is not inside, and padding of the head, reads as 0."""
+    pointers = base + (offs[:, None] + dims[None, :])
+    if MASK and PAD_DIM:
+        return tl.load(pointers, mask=inside[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
+    elif MASK:
+        return tl.load(pointers, mask=inside[:, None], other=0.0)
+    elif PAD_DIM:
+        return tl.load(pointers, mask=(dims < HEAD_DIM)[None, :], other=0.0)
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def tiles_of_split(
+    first_query, last_query, start, total, shift, left, right, split, num_splits,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The tiles of keys of one split: (begin, full_begin, full_end, end), as primitives.key_blocks.
+
+    Keys before `start` are not there; the tiles that any row of the program sees are shared out evenly among the splits.
+    """
+    begin, full_begin, full_end, end = key_blocks(
+        first_query, last_query, shift, left, right, total, LEFT, RIGHT, BLOCK_N
+    )
+    begin = tl.maximum(begin, start // BLOCK_N)
+    end = tl.maximum(end, begin)
+    span = tl.cdiv(end - begin, num_splits)
+    begin = tl.minimum(begin + split * span, end)
+    end = tl.minimum(begin + span, end)
+    full_begin = tl.minimum(tl.maximum(tl.maximum(full_begin, tl.cdiv(start, BLOCK_N)), begin), end)
+    full_end = tl.maximum(tl.minimum(full_end, end), full_begin)
+    return begin, full_begin, full_end, end
+
+
+@triton.jit(
+    do_not_specialize=[
+        "seqlen_q",
+        "seqlen_cache",
+        "seqlen_new",
+        "left",
+        "right",
+        "num_splits",
+        "page_size",
+        "group",
+        "stride_ls",
+        "stride_lb",
+        "stride_lh",
+        "stride_table",
+        "stride_slopes",
+    ]
+)
 def decode_kernel(
     Q,
     K,
     V,
-    OUT,
-    LSE,
-    CACHE_SEQLENS,  # (batch,) or None: the cache is full
-    CACHE_BATCH_IDX,  # (batch,) or None: row b of the cache is sequence b
-    CACHE_LEFTPAD,  # (batch,) or None: 0
-    BLOCK_TABLE,  # (batch, pages) or None: not paged
-    ALIBI_SLOPES,  # (batch or 1, heads) or None
-    scale_log2,
-    softcap,
-    seqlen_q,
-    seqlen_cache,
-    seqlen_new,
-    left,
-    right,
-    num_splits,
+    Out,
+    Lse,
+    CacheSeqlens,  # (batch,) or None: the cache is full
+    CacheBatchIdx,  # (batch,) or None: row b of the cache is sequence b
+    CacheLeftpad,  # (batch,) or None: 0
+    BlockTable,  # (batch, pages) or None: not paged
+    Slopes,  # (batch or 1, heads) or None
     stride_qb,
     stride_qm,
     stride_qh,
@@ -92,164 +212,160 @@ def decode_kernel(
     stride_lh,
     stride_table,
     stride_slopes,
-    GROUP: tl.constexpr,  # query heads to a key/value head
+    group,  # query heads to a key/value head
+    seqlen_q,
+    seqlen_cache,
+    seqlen_new,
+    page_size,
+    num_splits,
+    left,
+    right,
+    scale_log2,
+    softcap,
     HEAD_DIM: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    GATHER: tl.constexpr,
     LEFT: tl.constexpr,
     RIGHT: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SPLIT: tl.constexpr,
     EXACT: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    WIDE: tl.constexpr,
+    VECTOR: tl.constexpr = False,
 ):
-    """One program: BLOCK_M rows (a row is one query of one head of the group) against one split of the keys."""
-    PAGED: tl.constexpr = BLOCK_TABLE is not None
-    ALIBI: tl.constexpr = ALIBI_SLOPES is not None
-    # -- which rows --
+    """One program: BLOCK_M rows against one split of the keys. A row is one query of one head of the group.
+
+    VECTOR, an option of a configuration, multiplies and sums without tl.dot: where there is no matrix instruction for
+    the type, tl.dot would hold whole rows of both tiles in each thread's registers.
+    """
+    PAGED: tl.constexpr = BlockTable is not None
+    ALIBI: tl.constexpr = Slopes is not None
+    PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
+    # -- which rows
     split = tl.program_id(0) % num_splits
     first_row = (tl.program_id(0) // num_splits) * BLOCK_M
     head_k = tl.program_id(1)
     batch = tl.program_id(2)
-    o_row = first_row + tl.arange(0, BLOCK_M)
-    o_query = o_row // GROUP
-    o_head = head_k * GROUP + o_row % GROUP
-    m_row = o_query < seqlen_q
-    o_d = tl.arange(0, BLOCK_D)
-    m_d = o_d < HEAD_DIM
+    batch64 = batch.to(tl.int64)
+    rows = first_row + tl.arange(0, BLOCK_M)
+    queries = rows // group
+    heads = head_k * group + rows % group
+    real = queries < seqlen_q
+    dims = tl.arange(0, BLOCK_D)
+    lane_n = tl.arange(0, BLOCK_N)
+    if WIDE:
+        lane_n = lane_n.to(tl.int64)
 
-    # -- which keys: [leftpad, total) of the cache, less what the window hides from every row of the tile --
+    # -- which keys: [start, total) of the cache
     total = seqlen_cache
-    if CACHE_SEQLENS is not None:
+    if CacheSeqlens is not None:
         # Never beyond the cache, whatever the lengths say.
-        total = tl.minimum(tl.load(CACHE_SEQLENS + batch) + seqlen_new, seqlen_cache)
-    leftpad = 0
-    if CACHE_LEFTPAD is not None:
-        leftpad = tl.load(CACHE_LEFTPAD + batch)
+        total = tl.minimum(tl.load(CacheSeqlens + batch) + seqlen_new, seqlen_cache)
+    start = 0
+    if CacheLeftpad is not None:
+        start = tl.load(CacheLeftpad + batch)
     shift = total - seqlen_q
-    begin, end = leftpad, total
-    if LEFT:
-        begin = tl.maximum(begin, shift + first_row // GROUP - left)
-    if RIGHT:
-        last_query = tl.minimum((first_row + BLOCK_M - 1) // GROUP, seqlen_q - 1)
-        end = tl.minimum(end, shift + last_query + right + 1)
-    # Tiles start at multiples of BLOCK_N, so that none crosses a page; each split takes as many.
-    begin = begin // BLOCK_N * BLOCK_N
-    tiles = tl.cdiv(tl.maximum(end - begin, 0), BLOCK_N)
-    span = tl.cdiv(tiles, num_splits) * BLOCK_N
-    begin += split * span
-    end = tl.minimum(end, begin + span)
-
-    # -- where they are --
-    row_of_cache = batch
-    if CACHE_BATCH_IDX is not None:
-        row_of_cache = tl.load(CACHE_BATCH_IDX + batch)
+    last_query = tl.minimum((first_row + BLOCK_M - 1) // group, seqlen_q - 1)
+    begin, full_begin, full_end, end = tiles_of_split(
+        first_row // group, last_query, start, total, shift, left, right, split, num_splits, LEFT, RIGHT, BLOCK_N
+    )
+    K += head_k.to(tl.int64) * stride_kh
+    V += head_k.to(tl.int64) * stride_vh
     if PAGED:
-        BLOCK_TABLE += batch.to(tl.int64) * stride_table
-        K += head_k * stride_kh
-        V += head_k * stride_vh
+        BlockTable += batch64 * stride_table
     else:
-        K += row_of_cache.to(tl.int64) * stride_kb + head_k * stride_kh
-        V += row_of_cache.to(tl.int64) * stride_vb + head_k * stride_vh
+        row_of_cache = batch64
+        if CacheBatchIdx is not None:
+            row_of_cache = tl.load(CacheBatchIdx + batch).to(tl.int64)
+        K += row_of_cache * stride_kb
+        V += row_of_cache * stride_vb
 
-    # -- queries, [BLOCK_M, BLOCK_D] --
-    p_q = Q + batch.to(tl.int64) * stride_qb + o_query.to(tl.int64) * stride_qm + o_head * stride_qh
-    q = tl.load(p_q[:, None] + o_d[None, :], mask=m_row[:, None] & m_d[None, :], other=0.0)
+    # -- queries, [BLOCK_M, BLOCK_D]
+    p_q = Q + batch64 * stride_qb + queries.to(tl.int64) * stride_qm + heads * stride_qh
+    q = tl.load(p_q[:, None] + dims[None, :], mask=real[:, None] & (dims < HEAD_DIM)[None, :], other=0.0)
     slope = tl.zeros([BLOCK_M], tl.float32)
     if ALIBI:
-        slope = tl.load(ALIBI_SLOPES + batch * stride_slopes + o_head, mask=m_row, other=0.0) * LOG2E
+        slope = tl.load(Slopes + batch64 * stride_slopes + heads, mask=real, other=0.0) * LOG2E
 
-    row_max = tl.full([BLOCK_M], LOWEST, tl.float32)
-    row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    o_n = tl.arange(0, BLOCK_N)
-    for start in range(begin, end, BLOCK_N):
-        n = start + o_n
-        # What the cache holds outside of [leftpad, total) may be NaN, and 0 * NaN is NaN: it must not be loaded.
-        m_n = (n >= leftpad) & (n < total)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    row_max = tl.full([BLOCK_M], LOWEST, tl.float32)
+    # -- tiles that every row sees whole: no masks
+    for tile in range(full_begin, full_end):
+        acc, row_sum, row_max = attend_to_tile(
+            acc, row_sum, row_max, q, K, V, BlockTable, tile * BLOCK_N, lane_n, queries, dims, start, total, shift,
+            left, right, scale_log2, softcap, slope, page_size, stride_kb, stride_kn, stride_vb, stride_vn, HEAD_DIM,
+            PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, PAGED, GATHER, EXACT, VECTOR, False,
+        )  # fmt: skip
+    # -- tiles cut by the window, the diagonal or an end of the keys
+    for i in range((full_begin - begin) + (end - full_end)):
+        acc, row_sum, row_max = attend_to_tile(
+            acc, row_sum, row_max, q, K, V, BlockTable, edge_block(i, begin, full_begin, full_end) * BLOCK_N, lane_n,
+            queries, dims, start, total, shift, left, right, scale_log2, softcap, slope, page_size, stride_kb,
+            stride_kn, stride_vb, stride_vn, HEAD_DIM, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, PAGED, GATHER, EXACT, VECTOR, True,
+        )  # fmt: skip
 
-        # -- scores, [BLOCK_M, BLOCK_N], in units of log 2 --
-        p_k = key_pointers(K, BLOCK_TABLE, start, o_n, m_n, stride_kb, stride_kn, PAGED, PAGE_SIZE, BLOCK_N)
-        k = tl.load(p_k[:, None] + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
-        s = matmul(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
-        s = scores_log2(
-            s, o_query[:, None], n[None, :], shift, scale_log2, softcap, slope[:, None], SOFTCAP, ALIBI, EXACT
-        )
-        seen = in_sight(o_query[:, None], n[None, :], shift, left, right, 0, total, LEFT, RIGHT, False)
-        s = tl.where(seen & m_n[None, :], s, float("-inf"))
-
-        # -- softmax so far: rescale by what the new maximum makes of the old one --
-        new_max = tl.maximum(row_max, tl.max(s, 1))
-        p = tl.exp2(s - new_max[:, None])
-        shrink = tl.exp2(row_max - new_max)
-        row_sum = row_sum * shrink + tl.sum(p, 1)
-        row_max = new_max
-
-        # -- weighted values, [BLOCK_M, BLOCK_D] --
-        p_v = key_pointers(V, BLOCK_TABLE, start, o_n, m_n, stride_vb, stride_vn, PAGED, PAGE_SIZE, BLOCK_N)
-        v = tl.load(p_v[:, None] + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
-        acc = matmul(narrow(p, v.dtype), v, acc * shrink[:, None], EXACT)
-
-    # -- output and log of the softmax sum; a row without keys gives 0, and +inf as flash-attn does, -inf as a part --
+    # -- output and log of the softmax sum; a row without keys gives 0, and +inf as flash-attn does, -inf as a part
     empty = row_sum == 0.0
     safe_sum = tl.where(empty, 1.0, row_sum)
     out = acc / safe_sum[:, None]
     lse = tl.where(empty, float("-inf") if SPLIT else float("inf"), (row_max + tl.log2(safe_sum)) * LN2)
-    p_out = OUT + split.to(tl.int64) * stride_os + batch.to(tl.int64) * stride_ob
-    p_out += o_query.to(tl.int64) * stride_om + o_head * stride_oh
-    tl.store(p_out[:, None] + o_d[None, :], narrow(out, OUT.dtype.element_ty), mask=m_row[:, None] & m_d[None, :])
-    p_lse = LSE + split.to(tl.int64) * stride_ls + batch.to(tl.int64) * stride_lb + o_head * stride_lh + o_query
-    tl.store(p_lse, lse, mask=m_row)
+    p_out = Out + split.to(tl.int64) * stride_os + batch64 * stride_ob
+    p_out += queries.to(tl.int64) * stride_om + heads * stride_oh
+    mask = real[:, None] & (dims < HEAD_DIM)[None, :]
+    tl.store(p_out[:, None] + dims[None, :], narrow(out, Out.dtype.element_ty), mask=mask)
+    p_lse = Lse + split.to(tl.int64) * stride_ls + batch64 * stride_lb + heads * stride_lh + queries
+    tl.store(p_lse, lse, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "seqlen_q", "heads", "rows"])
 def combine_kernel(
-    PARTS,  # (splits, batch, heads, seqlen_q, head_dim) float32
-    PARTS_LSE,  # (splits, batch, heads, seqlen_q) float32
-    OUT,
-    LSE,  # (batch, heads, seqlen_q)
-    num_splits,
-    seqlen_q,
-    rows,  # batch * heads * seqlen_q
+    Parts,  # (splits, batch, heads, seqlen_q, head_dim) float32
+    PartsLse,  # (splits, batch, heads, seqlen_q) float32
+    Out,
+    Lse,  # (batch, heads, seqlen_q)
     stride_ob,
     stride_om,
     stride_oh,
-    HEADS: tl.constexpr,
+    num_splits,
+    seqlen_q,
+    heads,
+    rows,  # batch * heads * seqlen_q
     HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_CHUNK: tl.constexpr,
-    BLOCK_D: tl.constexpr,
 ):
-    """One program: one row. out = sum of part_s exp(lse_s - lse), lse = log of the sum of exp(lse_s)."""
+    """One program: one row. out = sum of part_s exp(lse_s - lse), where lse = log of the sum of exp(lse_s)."""
     row = tl.program_id(0).to(tl.int64)
     query = row % seqlen_q
-    head = row // seqlen_q % HEADS
-    batch = row // seqlen_q // HEADS
+    head = row // seqlen_q % heads
+    batch = row // seqlen_q // heads
 
-    # -- the common sum; splits without keys have -inf and weigh nothing --
-    o_s = tl.arange(0, BLOCK_S)
-    lse_s = tl.load(PARTS_LSE + o_s * rows + row, mask=o_s < num_splits, other=float("-inf"))
-    top = tl.max(lse_s, 0)
-    pivot = tl.where(top == float("-inf"), 0.0, top)
-    total = tl.sum(tl.exp(lse_s - pivot), 0)
+    # -- the common sum; parts without keys have -inf and weigh nothing
+    lane_s = tl.arange(0, BLOCK_S).to(tl.int64)
+    lse_s = tl.load(PartsLse + lane_s * rows + row, mask=lane_s < num_splits, other=float("-inf"))
+    top = tl.maximum(tl.max(lse_s, 0), LOWEST)
+    total = tl.sum(tl.exp(lse_s - top), 0)
     empty = total == 0.0
-    lse = pivot + tl.log(tl.where(empty, 1.0, total))
-    tl.store(LSE + row, tl.where(empty, float("inf"), lse))
+    lse = top + tl.log(tl.where(empty, 1.0, total))
+    tl.store(Lse + row, tl.where(empty, float("inf"), lse))
 
-    # -- the weighted parts, [BLOCK_CHUNK, BLOCK_D] at a time --
-    o_d = tl.arange(0, BLOCK_D)
-    m_d = o_d < HEAD_DIM
+    # -- the weighted parts, [BLOCK_CHUNK, BLOCK_D] at a time
+    dims = tl.arange(0, BLOCK_D)
     out = tl.zeros([BLOCK_D], tl.float32)
-    for start in range(0, num_splits, BLOCK_CHUNK):
-        o_c = start + tl.arange(0, BLOCK_CHUNK)
-        m_c = o_c < num_splits
-        weight = tl.exp(tl.load(PARTS_LSE + o_c * rows + row, mask=m_c, other=float("-inf")) - lse)
-        p_part = PARTS + (o_c * rows + row) * HEAD_DIM
-        part = tl.load(p_part[:, None] + o_d[None, :], mask=m_c[:, None] & m_d[None, :], other=0.0)
+    for first in range(0, num_splits, BLOCK_CHUNK):
+        lane = (first + tl.arange(0, BLOCK_CHUNK)).to(tl.int64)
+        real = lane < num_splits
+        weight = tl.exp(tl.load(PartsLse + lane * rows + row, mask=real, other=float("-inf")) - lse)
+        p_part = Parts + (lane * rows + row) * HEAD_DIM
+        mask = real[:, None] & (dims < HEAD_DIM)[None, :]
+        part = tl.load(p_part[:, None] + dims[None, :], mask=mask, other=0.0)
         out += tl.sum(part * weight[:, None], 0)
-    p_out = OUT + batch * stride_ob + query * stride_om + head * stride_oh
-    tl.store(p_out + o_d, narrow(out, OUT.dtype.element_ty), mask=m_d)
+    p_out = Out + batch * stride_ob + query * stride_om + head * stride_oh
+    tl.store(p_out + dims, narrow(out, Out.dtype.element_ty), mask=dims < HEAD_DIM)
 
 
 @dataclass(frozen=True)
@@ -269,24 +385,19 @@ class DecodeArguments:
     num_splits: int = 0
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Tile sizes and compiler options of one launch."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-
-def choose_tile(rows: int, head_dim: int, dtype: torch.dtype) -> Tile:
-    """Tile for so many packed rows: decoding wants long key tiles, a longer query wants more rows to reuse them."""
-    wide = dtype == torch.float32
-    block_m = 16 if rows <= 16 else 32 if rows <= 32 else 64
-    block_n = 64 if head_dim <= 128 else 32
-    if wide:
-        block_n //= 2
-    return Tile(block_m, block_n, 4, 2)
+def choose_tile(q: torch.Tensor, rows: int, args: DecodeArguments) -> Config:
+    """Tile sizes for a launch on q: configurations of kind "decode" tell apart how many rows a program has to share."""
+    features = {
+        "rows_over_16": rows > 16,
+        "rows_over_32": rows > 32,
+        "causal": args.window_right == 0,
+        "window": args.window_left >= 0 or args.window_right > 0,
+        "softcap": args.softcap > 0,
+        "alibi": args.alibi_slopes is not None,
+        "paged": args.block_table is not None,
+    }
+    used = frozenset(name for name, has in features.items() if has)
+    return choose(target_name(q), "decode", q.shape[-1], q.dtype, used)
 
 
 @lru_cache(maxsize=1024)
@@ -337,7 +448,7 @@ def decode_attention(
     if out.numel() == 0:
         return out, lse
 
-    tile = choose_tile(seqlen_q * group, head_dim, q.dtype)
+    tile = choose_tile(q, seqlen_q * group, args)
     blocks = triton.cdiv(seqlen_q * group, tile.block_m)
     reach = seqlen_cache
     if args.window_left >= 0 and args.window_right >= 0:
@@ -354,73 +465,27 @@ def decode_attention(
         parts_lse = torch.empty((splits, batch, heads, seqlen_q), dtype=torch.float32, device=q.device)
         strides_out = (parts.stride(0), parts.stride(1), parts.stride(3), parts.stride(2))
     slopes, table = args.alibi_slopes, args.block_table
-    block_d = max(16, triton.next_power_of_2(head_dim))
+    gather = table is not None and page_size % tile.block_n != 0
     with device_guard(q):
         decode_kernel[(blocks * splits, heads_k, batch)](
-            q,
-            k_cache,
-            v_cache,
-            parts,
-            parts_lse,
-            args.cache_seqlens,
-            args.cache_batch_idx,
-            args.cache_leftpad,
-            table,
-            slopes,
-            args.softmax_scale * math.log2(math.e),
-            args.softcap,
-            seqlen_q,
-            seqlen_cache,
-            args.seqlen_new,
-            args.window_left,
-            args.window_right,
-            splits,
-            q.stride(0),
-            q.stride(1),
-            q.stride(2),
-            k_cache.stride(0),
-            k_cache.stride(1),
-            k_cache.stride(2),
-            v_cache.stride(0),
-            v_cache.stride(1),
-            v_cache.stride(2),
-            *strides_out,
-            rows if splits > 1 else 0,
-            heads * seqlen_q,
-            seqlen_q,
+            q, k_cache, v_cache, parts, parts_lse,
+            args.cache_seqlens, args.cache_batch_idx, args.cache_leftpad, table, slopes,
+            *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3], *strides_out,
+            rows if splits > 1 else 0, heads * seqlen_q, seqlen_q,
             0 if table is None else table.stride(0),
             0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
-            GROUP=group,
-            HEAD_DIM=head_dim,
-            PAGE_SIZE=page_size,
-            LEFT=args.window_left >= 0,
-            RIGHT=args.window_right >= 0,
-            SOFTCAP=args.softcap > 0,
-            SPLIT=splits > 1,
-            EXACT=q.dtype == torch.float32,
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
-            BLOCK_D=block_d,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
+            group, seqlen_q, seqlen_cache, args.seqlen_new, page_size, splits,
+            args.window_left, args.window_right, args.softmax_scale * math.log2(math.e), args.softcap,
+            HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+            GATHER=page_size if gather else 0,
+            LEFT=args.window_left >= 0, RIGHT=args.window_right >= 0, SOFTCAP=args.softcap > 0,
+            SPLIT=splits > 1, EXACT=q.dtype == torch.float32,
+            WIDE=(tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31,
+            num_warps=tile.num_warps, num_stages=tile.num_stages, **tile.options,
+        )  # fmt: skip
         if splits > 1:
             combine_kernel[(rows,)](
-                parts,
-                parts_lse,
-                out,
-                lse,
-                splits,
-                seqlen_q,
-                rows,
-                out.stride(0),
-                out.stride(1),
-                out.stride(2),
-                HEADS=heads,
-                HEAD_DIM=head_dim,
-                BLOCK_S=triton.next_power_of_2(splits),
-                BLOCK_CHUNK=min(16, triton.next_power_of_2(splits)),
-                BLOCK_D=block_d,
-                num_warps=4,
-            )
+                parts, parts_lse, out, lse, *out.stride()[:3], splits, seqlen_q, heads, rows,
+                HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_S=MAX_SPLITS, BLOCK_CHUNK=16, num_warps=4,
+            )  # fmt: skip
     return out, lse

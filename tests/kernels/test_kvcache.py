@@ -253,7 +253,7 @@ FEATURES = {
     "splits-window": Case(
         seqlen_q=2, lengths=(250, 131), capacity=256, options={"num_splits": 3, "window_size": (99, 0)}
     ),
-    "splits-128": Case(options={"num_splits": 128}),
+    "splits-128": Case(lengths=(70,), heads=2, heads_k=1, options={"num_splits": 128}),
     "rows-64": Case(seqlen_q=33, heads=6, heads_k=3, new=33, capacity=128, options={"causal": True}),
     "everything": Case(
         new=4, seqlen_q=4, heads=6, heads_k=2, head_dim=72, dtype=BFLOAT, rotary_dim=48, batch_idx=True,
