@@ -39,7 +39,8 @@ def devices(machine: Machine) -> Verdicts:
     )
     if kfd.exists and present:
         return passed("/dev/kfd and a render node were passed to the container", *evidence)
-    if driver.loaded is False or (driver.loaded is None and not machine.gpus.known):
+    meant_for_amd = machine.torch is not None and machine.torch.build == "rocm"
+    if not (container.docker_desktop and meant_for_amd) and not driver.loaded and not machine.gpus.known:
         return skipped("the kernel of the host shows no amdgpu driver: that comes first")
     missing = [name for name, there in (("/dev/kfd", kfd.exists), ("/dev/dri/renderD*", bool(present))) if not there]
     if container.docker_desktop:

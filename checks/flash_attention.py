@@ -334,7 +334,12 @@ def aiter(machine: Machine) -> Verdicts:
     )
 
 
-@check("FAT007", "flash_attention.ignored-arguments", rests_on=("FAT003",), causes=("unsupported-feature",))
+@check(
+    "FAT007",
+    "flash_attention.ignored-arguments",
+    rests_on=("FAT003", "FAT004", "FAT005"),
+    causes=("unsupported-feature",),
+)
 def ignored_arguments(machine: Machine) -> Verdicts:
     """No argument of flash_attn is ignored without a word.
 

@@ -17,17 +17,22 @@ def stage(
     devices: str = "",
     environ: dict[str, str] | None = None,
     commands: dict[tuple[str, ...], str] | None = None,
+    links: dict[str, str] | None = None,
     **recording: Any,
 ) -> RecordedHost:
     """Writes a staged machine and opens it. What is not given is absent (`complete`).
 
     `files` maps paths of the machine to contents; `devices` is the text of devices.txt; `commands` maps an argv to its
-    standard output (exit status 0); `recording` overrides entries of recording.json (user, stats, which, disks, ...).
+    standard output (exit status 0); `links` maps paths to the targets of symbolic links; `recording` overrides entries of recording.json (user, stats, which, disks, ...).
     """
     for path, content in (files or {}).items():
         target = folder / "sysroot" / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for path, target in (links or {}).items():
+        link = folder / "sysroot" / path.lstrip("/")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
     (folder / "outputs").mkdir(parents=True, exist_ok=True)
     (folder / "devices.txt").write_text(devices)
     entries = []

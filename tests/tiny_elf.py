@@ -10,6 +10,7 @@ import struct
 from collections.abc import Mapping
 
 _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 0, 1, 5, 10, 14, 15, 29
+_DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFE, 0x6FFFFFFF
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _SHT_STRTAB, _SHT_DYNAMIC, _SHT_VERNEED = 3, 6, 0x6FFFFFFE
 
@@ -49,9 +50,11 @@ def tiny_elf(
     header, programs = 64, 2 * 56
     strings_at = header + programs
     dynamic_at = strings_at + len(strings) + (-len(strings)) % 8
-    dynamic_size = 16 * (len(entries) + 3)
-    entries += [(_DT_STRTAB, strings_at), (_DT_STRSZ, len(strings)), (_DT_NULL, 0)]
+    dynamic_size = 16 * (len(entries) + 3 + 2 * bool(verneed))
     verneed_at = dynamic_at + dynamic_size
+    if verneed:
+        entries += [(_DT_VERNEED, verneed_at), (_DT_VERNEEDNUM, len(libraries))]
+    entries += [(_DT_STRTAB, strings_at), (_DT_STRSZ, len(strings)), (_DT_NULL, 0)]
     names_at = verneed_at + len(verneed)
     sections_at = names_at + len(names) + (-(names_at + len(names))) % 8
 

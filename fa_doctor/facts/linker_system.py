@@ -93,8 +93,8 @@ class LinkerSystem:
         """Those that are built into the dynamic linker: Debian's and its children's are of their own kind."""
         if self._defaults is None:
             self._defaults = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
-            if self.host.exists("/lib/x86_64-linux-gnu/libc.so.6"):
-                multiarch = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu")
+            multiarch = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu")
+            if any(self.host.exists(f"{folder}/libc.so.6") for folder in multiarch):
                 self._defaults = (*multiarch, "/lib", "/usr/lib")
             elif self.host.exists("/lib64/libc.so.6"):
                 self._defaults = ("/lib64", "/usr/lib64")

@@ -7,17 +7,35 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from fa_doctor.evidence import Evidence
-from fa_doctor.facts import container, driver, gpus, health, node, packages, python, resources, system, variables
+from fa_doctor.facts import (
+    container,
+    driver,
+    gpus,
+    health,
+    libraries,
+    loaded,
+    node,
+    packages,
+    python,
+    resources,
+    rocm,
+    system,
+    toolchain,
+    variables,
+)
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.driver import Driver
 from fa_doctor.facts.gpus import Gpus
 from fa_doctor.facts.health import Health
+from fa_doctor.facts.libraries import Libraries
+from fa_doctor.facts.loaded import Loaded
 from fa_doctor.facts.node import Node
 from fa_doctor.facts.packages import Aiter, Companion, FlashAttention, Packages, Torch, Triton
 from fa_doctor.facts.python import Python
 from fa_doctor.facts.resources import Resources
 from fa_doctor.facts.rocm import RocmInstall
 from fa_doctor.facts.system import System
+from fa_doctor.facts.toolchain import Toolchain
 from fa_doctor.host import Host, User
 from fa_doctor.probe.result import Probe
 
@@ -55,6 +73,9 @@ class Machine:
     aiter: Aiter | None = None
     companions: tuple[Companion, ...] = ()
     variables: dict[str, str] | None = None  # those of knowledge/variables.toml that are set; None: not known
+    libraries: Libraries = field(default_factory=Libraries)
+    toolchain: Toolchain = field(default_factory=Toolchain)
+    loaded: Loaded | None = None  # from level standard on
     resources: Resources = field(default_factory=Resources)
     probes: tuple[Probe, ...] = ()
     faults: tuple[Evidence, ...] = ()
@@ -96,6 +117,16 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_node = ask("the node's settings", lambda: node.gather(host, the_gpus, the_system), Node())
     the_python = ask("the target Python", lambda: _python(host, python), Python(None, None))
     the_packages = ask("packages", lambda: packages.gather(host, the_python), Packages())
+    the_rocm = ask("ROCm", lambda: rocm.gather(host, the_python, the_packages.torch), None)
+    the_libraries = ask("libraries", lambda: libraries.gather(host, the_python, the_packages, the_rocm), Libraries())
+    the_toolchain = ask(
+        "the toolchain",
+        lambda: toolchain.gather(host, the_python, the_packages.triton, the_rocm, the_libraries),
+        Toolchain(),
+    )
+    the_loaded: Loaded | None = None
+    if level.depth > 1:
+        the_loaded = ask("the import of torch", lambda: loaded.gather(host, the_python, the_rocm), None)
     the_resources = ask("resources", lambda: resources.gather(host, the_system, the_container, the_python), Resources())
     the_probes: tuple[Probe, ...] = ()
     if level.depth > 1 and deadline is not None:
@@ -110,6 +141,7 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
         system=the_system,
         container=the_container,
         user=host.user,
+        rocm=the_rocm,
         python=the_python,
         torch=the_packages.torch,
         triton=the_packages.triton,
@@ -117,6 +149,9 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
         aiter=the_packages.aiter,
         companions=the_packages.companions,
         variables=the_variables,
+        libraries=the_libraries,
+        toolchain=the_toolchain,
+        loaded=the_loaded,
         resources=the_resources,
         probes=the_probes,
         faults=tuple(faults),

@@ -62,6 +62,7 @@ class Python:
     site_packages: tuple[str, ...] = ()
     user_site: str | None = None
     search_path: tuple[str, ...] = ()
+    python_path: tuple[str, ...] = ()  # the folders of PYTHONPATH
     writable: bool | None = None
     distributions: tuple[Distribution, ...] | None = None
     uv: str | None = None  # where PATH finds uv, which installs faster than pip
@@ -140,6 +141,7 @@ def gather(host: Host, python: str | None = None) -> Python:
         site_packages=tuple(sites),
         user_site=user_site,
         search_path=tuple(search),
+        python_path=_python_path(host),
         writable=host.can_write_folder(sites[0]) if sites else None,
         distributions=distributions,
         uv=host.which("uv"),
@@ -287,8 +289,7 @@ def _user_site(host: Host, answer: Answer | None, cfg: Mapping[str, str], is_ven
 
 
 def _search_path(host: Host, sites: list[str], user_site: str | None, inherited: list[str]) -> list[str]:
-    environ = host.environ or {}
-    before = [path for path in environ.get("PYTHONPATH", "").split(":") if path.startswith("/") and host.exists(path)]
+    before = _python_path(host)
     own = [user_site] if user_site and host.exists(user_site) else []
     search: dict[str, None] = dict.fromkeys(before)
     for folder in (*own, *sites, *inherited):
@@ -300,6 +301,11 @@ def _search_path(host: Host, sites: list[str], user_site: str | None, inherited:
                 if host.exists(path):
                     search.setdefault(path)
     return list(search)
+
+
+def _python_path(host: Host) -> tuple[str, ...]:
+    folders = (host.environ or {}).get("PYTHONPATH", "").split(":")
+    return tuple(folder.rstrip("/") for folder in folders if folder.startswith("/") and host.exists(folder))
 
 
 def _distributions(host: Host, search: list[str]) -> tuple[Distribution, ...] | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ld_cache_file import ld_cache, registered
 from staging import USER, stage
 from tiny_elf import tiny_elf
 
@@ -39,12 +40,16 @@ class Staged:
     environ: dict[str, str] = field(default_factory=dict)
     commands: dict[tuple[str, ...], str] = field(default_factory=dict)
     recording: dict[str, Any] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
     venv: str = "/home/user/venv"
 
     def open(self, folder: Path) -> RecordedHost:
-        """Writes it below `folder`, which must not exist yet or be empty, and opens it."""
+        """Writes it below `folder`, which must not exist yet or be empty, and opens it; with the ld.so.cache that
+        ldconfig would have written, unless it has one of its own."""
         lines = [f"present\t{path}\t{line}" if line else f"absent\t{path}\t" for path, line in self.devices.items()]
-        return stage(folder, self.files, "\n".join(lines) + "\n", self.environ, self.commands, **self.recording)
+        files = {"/etc/ld.so.cache": ld_cache(registered(self.files, self.links)), **self.files}
+        devices = "\n".join(lines) + "\n"
+        return stage(folder, files, devices, self.environ, self.commands, self.links, **self.recording)
 
     @property
     def site(self) -> str:
@@ -182,6 +187,7 @@ def wsl() -> Staged:
     machine.devices |= {"/dev/kfd": None, "/dev/dri": None, "/dev/dxg": "crw-rw-rw- root root 10,125"}
     machine.recording["openable"]["/dev/dxg"] = True
     machine.files["/usr/lib/wsl/lib/libdxcore.so"] = tiny_elf("libdxcore.so", ("libc.so.6",))
+    machine.files["/etc/ld.so.conf.d/ld.wsl.conf"] = "/usr/lib/wsl/lib\n"
     machine.files["/usr/lib/wsl/lib/libd3d12.so"] = tiny_elf("libd3d12.so", ("libc.so.6",))
     _rocm_tree(machine, "6.4.2", "6.4.60402", hsa_needs=("libdxcore.so", "libc.so.6"))
     machine.commands[("rocminfo",)] = _ROCMINFO_WSL
@@ -196,9 +202,55 @@ def wsl() -> Staged:
     )
     del machine.files[f"{machine.site}/torch/lib/libhsa-runtime64.so"]  # as AMD's steps for WSL ask
     machine.files[f"{machine.site}/triton/backends/amd/llvm/bin/ld.lld"] = tiny_elf(None, ("libc.so.6",))
-    machine.files["/opt/rocm/llvm/bin/ld.lld"] = tiny_elf(None, ("libc.so.6",))
     _bundled_flash_attention(machine)
     return machine
+
+
+def in_container(machine: Staged, runtime: str = "docker", shm: int = 16 * GIB) -> Staged:
+    """The same machine seen from inside a container that was given everything: root, devices, shared memory."""
+    if runtime == "podman":
+        machine.files["/run/.containerenv"] = 'engine="podman-4.9.3"\nname="job"\nrootless=1\n'
+        del machine.devices["/run/.containerenv"]
+        machine.files["/proc/self/uid_map"] = "         0       1000          1\n         1     100000      65536\n"
+    else:
+        machine.devices["/.dockerenv"] = "-rwxr-xr-x root root 0"
+    if runtime == "kubernetes":
+        machine.environ["KUBERNETES_SERVICE_HOST"] = "10.96.0.1"
+    machine.files["/proc/1/cgroup"] = "0::/\n"
+    machine.files["/proc/self/cgroup"] = "0::/\n"
+    machine.files["/proc/self/status"] = "Name:\tpython3\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n"
+    machine.recording["user"] = {"uid": 0, "gid": 0, "groups": [0], "name": "root", "home": "/home/user"}
+    machine.recording["disks"]["/dev/shm"] |= {"total_bytes": shm, "free_bytes": shm}
+    return machine
+
+
+def install_flash_attn(
+    machine: Staged, version: str, *, extension: tuple[str, ...] | None = None, aiter: bool = False, python: str = "312"
+) -> None:
+    """Puts an upstream flash-attn in place of the bundled one: its Triton backend, or with a compiled `extension` that
+    needs the libraries named. `aiter`: one of those that take their kernels from aiter."""
+    machine.remove_distribution("flash-attn", "flash_attn/")
+    rule = 'USE_TRITON_ROCM = os.getenv("FLASH_ATTENTION_TRITON_AMD_ENABLE", "FALSE") == "TRUE"\n'
+    if aiter:
+        rule += "# flash_attn_2_cuda not found, falling back to Triton\nfrom aiter.ops.triton import flash_attn_2\n"
+    owns: dict[str, str | bytes] = {
+        "flash_attn/__init__.py": f'__version__ = "{version}"\n',
+        "flash_attn/flash_attn_interface.py": f"import os\n{rule}import flash_attn_2_cuda as flash_attn_gpu\n",
+    }
+    if extension is not None:
+        owns[f"flash_attn_2_cuda.cpython-{python}-x86_64-linux-gnu.so"] = tiny_elf(None, (*extension, "libc.so.6"))
+    machine.distribution("flash-attn", version, ("torch", "einops"), owns, tag="cp312-cp312-linux_x86_64")
+
+
+def unbundle(staged: Staged, soname: str = "libamdhip64.so.6") -> None:
+    """Turns the staged torch into one that takes ROCm from the system, as AMD's "lw" wheels do."""
+    lib = f"{staged.site}/torch/lib"
+    staged.remove_below(*(f"{lib}/{name}" for name in ("libamd", "libhsa", "librocblas", "libhipblaslt", "libMIOpen")))
+    for name, needed in {
+        "libc10_hip.so": ("libc10.so", soname, "libc.so.6"),
+        "libtorch_hip.so": ("libtorch_cpu.so", "libc10_hip.so", soname, "librocblas.so.4", "libMIOpen.so.1"),
+    }.items():
+        staged.files[f"{lib}/{name}"] = tiny_elf(name, needed, runpath="$ORIGIN")
 
 
 def _linux(kernel: str, memory_gib: int, processors: str) -> Staged:
@@ -430,21 +482,22 @@ def _rocm_tree(machine: Staged, version: str, hip_version: str, hsa_needs: tuple
         "libMIOpen.so.1": (f"libamdhip64.so.{major}", "librocblas.so.4", "libc.so.6"),
         "librccl.so.1": (f"libamdhip64.so.{major}", "libc.so.6"),
     }
-    for folder in (f"/opt/rocm-{version}", "/opt/rocm"):
-        for name, needed in libraries.items():
-            machine.files[f"{folder}/lib/{name}"] = tiny_elf(name, needed, runpath="$ORIGIN")
-            machine.files[f"{folder}/lib/{name.partition('.so')[0]}.so"] = tiny_elf(name, needed, runpath="$ORIGIN")
-        machine.files[f"{folder}/.info/version"] = f"{version}-1\n"
-        numbers = (*version.split("."), "0")[:3]
-        machine.files[f"{folder}/include/rocm-core/rocm_version.h"] = "".join(
-            f"#define ROCM_VERSION_{name} {number}\n"
-            for name, number in zip(("MAJOR", "MINOR", "PATCH"), numbers, strict=True)
-        )
-        machine.files[f"{folder}/include/hip/hip_runtime.h"] = "/* hip_runtime.h */\n"
-        machine.files[f"{folder}/include/hip/hip_version.h"] = "/* hip_version.h */\n"
-        machine.files[f"{folder}/llvm/bin/ld.lld"] = tiny_elf(None, ("libc.so.6",))
-        for tool in ("rocminfo", "hipcc", "hipconfig", "rocm-smi", "amd-smi"):
-            machine.files[f"{folder}/bin/{tool}"] = "an executable"
+    folder = f"/opt/rocm-{version}"
+    machine.links["/opt/rocm"] = folder
+    for name, needed in libraries.items():
+        machine.files[f"{folder}/lib/{name}"] = tiny_elf(name, needed, runpath="$ORIGIN")
+        machine.links[f"{folder}/lib/{name.partition('.so')[0]}.so"] = name
+    machine.files[f"{folder}/.info/version"] = f"{version}-1\n"
+    numbers = (*version.split("."), "0")[:3]
+    machine.files[f"{folder}/include/rocm-core/rocm_version.h"] = "".join(
+        f"#define ROCM_VERSION_{name} {number}\n"
+        for name, number in zip(("MAJOR", "MINOR", "PATCH"), numbers, strict=True)
+    )
+    machine.files[f"{folder}/include/hip/hip_runtime.h"] = "/* hip_runtime.h */\n"
+    machine.files[f"{folder}/include/hip/hip_version.h"] = "/* hip_version.h */\n"
+    machine.files[f"{folder}/llvm/bin/ld.lld"] = tiny_elf(None, ("libc.so.6",))
+    for tool in ("rocminfo", "hipcc", "hipconfig", "rocm-smi", "amd-smi"):
+        machine.files[f"{folder}/bin/{tool}"] = "an executable"
     machine.files["/etc/ld.so.conf.d/rocm.conf"] = "/opt/rocm/lib\n"
     machine.commands[("hipconfig", "--path")] = "/opt/rocm"
     machine.commands[("hipconfig", "--version")] = hip_version
@@ -504,6 +557,7 @@ def _torch_rocm(
             "triton/__init__.py": f'"""isort:skip_file"""\n__version__ = \'{release}\'\n',
             "triton/backends/__init__.py": "",
             "triton/backends/amd/driver.py": "",
+            "triton/backends/amd/include/hip/hip_runtime.h": "/* hip_runtime.h */\n",
             "triton/backends/amd/lib/ocml.bc": b"BC\xc0\xde",
             "triton/backends/amd/lib/ockl.bc": b"BC\xc0\xde",
             "triton/_C/libtriton.so": tiny_elf("libtriton.so", ("libstdc++.so.6", "libc.so.6")),
@@ -523,16 +577,20 @@ def _bundled_flash_attention(machine: Staged) -> None:
 
 
 _ROCMINFO_WSL = """\
-=====================
+==============
+
 HSA System Attributes
-=====================
+==============
+
 Runtime Version:         1.1
 Machine Model:           LARGE
 System Endianness:       LITTLE
 
-==========
+===
+
 HSA Agents
-==========
+===
+
 *******
 Agent 1
 *******

@@ -1,0 +1,580 @@
+"""For each cause that the target Python and its surroundings can show: a machine on which exactly that is wrong.
+
+Each case takes a healthy machine and breaks one thing; all checks run, and nothing but the cause fails or warns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from healthy import (
+    GIB,
+    RENDER,
+    Staged,
+    examine,
+    in_container,
+    install_flash_attn,
+    mi300x,
+    rx7900xtx,
+    trouble,
+    wsl,
+)
+from tiny_elf import tiny_elf
+
+from fa_doctor.diagnosis.model import Finding, Status
+from fa_doctor.facts.python import QUESTION
+
+ENABLE = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
+AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is broken, what must be found, and a piece of the command that mends it."""
+
+    name: str
+    build: Callable[[], Staged]
+    found: dict[str, str | None]
+    status: Status = Status.FAIL
+    fix: str = ""
+
+
+def cuda_torch() -> Staged:
+    machine = mi300x()
+    _replace_torch(machine, "2.9.1", build="cuda")
+    return machine
+
+
+def cpu_torch_of_a_release_without_rocm() -> Staged:
+    machine = rx7900xtx()
+    _replace_torch(machine, "2.15.0", build="cpu")
+    return machine
+
+
+def cuda_torch_in_an_image() -> Staged:
+    machine = in_container(mi300x(), "docker")
+    _replace_torch(machine, "2.9.1", build="cuda")
+    return machine
+
+
+def cuda_torch_in_a_managed_python() -> Staged:
+    machine = mi300x()
+    _replace_torch(machine, "2.9.1", build="cuda")
+    _move_to_system_python(machine)
+    return machine
+
+
+def no_torch() -> Staged:
+    machine = rx7900xtx()
+    machine.remove_distribution("torch", "torch/")
+    machine.remove_distribution("triton-rocm", "triton/")
+    machine.remove_distribution("flash-attn", "flash_attn/")
+    return machine
+
+
+def python_too_new() -> Staged:
+    machine = no_torch()
+    key = (f"{machine.venv}/bin/python", "-I", "-S", "-c", QUESTION)
+    machine.commands[key] = machine.commands[key].replace("3.12", "3.16")
+    machine.files = {path.replace("python3.12", "python3.16"): text for path, text in machine.files.items()}
+    machine.recording["writable"][f"{machine.venv}/lib/python3.16/site-packages"] = True
+    return machine
+
+
+def gpu_not_in_wheel() -> Staged:
+    machine = rx7900xtx()  # gfx1201 with a torch from before RDNA 4
+    for path, text in machine.files.items():
+        if path.endswith("nodes/1/properties") and isinstance(text, str):
+            machine.files[path] = text.replace("110000", "120001").replace(str(0x744C), str(0x7550))
+        if "/drm/" in path and isinstance(text, str):
+            machine.files[path] = (
+                text.replace("0x744c", "0x7550").replace("1002:744C", "1002:7550").replace("0xc8", "0xc0")
+            )
+    _replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.2.0"))
+    machine.files["/usr/bin/ld.lld"] = "an executable"
+    machine.files[f"{machine.site}/triton/backends/amd/llvm/bin/ld.lld"] = tiny_elf(None, ("libc.so.6",))
+    return machine
+
+
+def cuda_torchvision() -> Staged:
+    machine = mi300x()
+    machine.distribution(
+        "torchvision",
+        "0.24.1",
+        ("numpy", "torch==2.9.1"),
+        {"torchvision/_C.so": tiny_elf(None, ("libc10_cuda.so", "libcudart.so.12", "libc.so.6"))},
+    )
+    return machine
+
+
+def torchaudio_of_another_torch() -> Staged:
+    machine = mi300x()
+    machine.distribution("torchaudio", "2.8.0+rocm6.4", ("torch==2.8.0",), {"torchaudio/__init__.py": ""})
+    return machine
+
+
+def sage_attention_2() -> Staged:
+    machine = mi300x()
+    machine.distribution("sageattention", "2.2.0", owns={"sageattention/__init__.py": ""})
+    return machine
+
+
+def vllm_for_cuda() -> Staged:
+    machine = mi300x()
+    library = tiny_elf(None, ("libcudart.so.12", "libc10_cuda.so"))
+    machine.distribution("vllm", "0.11.0", owns={"vllm/_C.abi3.so": library, "vllm/__init__.py": ""})
+    return machine
+
+
+def no_triton() -> Staged:
+    machine = mi300x()
+    machine.remove_distribution("pytorch-triton-rocm", "triton/")
+    return machine
+
+
+def triton_leftovers() -> Staged:
+    machine = no_triton()
+    machine.files[f"{machine.site}/triton/backends/amd/driver.py"] = ""
+    return machine
+
+
+def two_tritons() -> Staged:
+    machine = mi300x()
+    machine.distribution("triton", "3.6.0", owns={"triton/__init__.py": "__version__ = '3.6.0'\n"})
+    return machine
+
+
+def triton_overwritten_and_removed() -> Staged:
+    machine = mi300x()
+    machine.files[f"{machine.site}/triton/__init__.py"] = "__version__ = '3.2.0'\n"
+    return machine
+
+
+def wrong_triton() -> Staged:
+    machine = mi300x()
+    machine.remove_distribution("pytorch-triton-rocm", "triton/")
+    owns: dict[str, str | bytes] = {
+        "triton/__init__.py": "__version__ = '3.6.0'\n",
+        "triton/backends/amd/driver.py": "",
+    }
+    machine.distribution("triton", "3.6.0", owns=owns)
+    return machine
+
+
+def wrong_triton_in_the_classic_stack() -> Staged:
+    machine = mi300x()
+    _replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.3.1"), wanted="3.2.0")
+    return machine
+
+
+def wrong_triton_on_the_python_path() -> Staged:
+    machine = mi300x()
+    machine.environ["PYTHONPATH"] = "/opt/tools"
+    machine.files["/opt/tools/triton/__init__.py"] = "__version__ = '3.1.0'\n"
+    machine.files["/opt/tools/triton/backends/amd/driver.py"] = ""
+    return machine
+
+
+def no_python_headers() -> Staged:
+    machine = mi300x()
+    machine.remove_below("/usr/include/python3.12/")
+    return machine
+
+
+def no_setuptools() -> Staged:
+    machine = mi300x()
+    _replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.2.0"))
+    machine.remove_distribution("setuptools", "setuptools/")
+    return machine
+
+
+def no_flash_attn() -> Staged:
+    machine = mi300x()
+    machine.remove_distribution("flash-attn", "flash_attn/")
+    return machine
+
+
+def no_flash_attn_and_nobody_asks() -> Staged:
+    machine = no_flash_attn()
+    del machine.environ[ENABLE], machine.environ[AUTOTUNE]
+    return machine
+
+
+def upstream(machine: Staged) -> Staged:
+    install_flash_attn(machine, "2.8.3")
+    return machine
+
+
+def no_flag() -> Staged:
+    machine = upstream(mi300x())
+    del machine.environ[ENABLE]
+    return machine
+
+
+def flag_not_exact() -> Staged:
+    machine = upstream(mi300x())
+    machine.environ[ENABLE] = "1"
+    return machine
+
+
+def no_autotune() -> Staged:
+    machine = mi300x()
+    del machine.environ[AUTOTUNE]
+    return machine
+
+
+def autotune_on_rdna() -> Staged:
+    return upstream(rx7900xtx())
+
+
+def flash_attn_for_cuda() -> Staged:
+    machine = mi300x()
+    install_flash_attn(machine, "2.8.3+cu12torch2.9cxx11abiTRUE", extension=("libc10_cuda.so", "libcudart.so.12"))
+    return machine
+
+
+def flash_attn_for_another_hip() -> Staged:
+    machine = mi300x()
+    install_flash_attn(machine, "2.8.3", extension=("libc10_hip.so", "libamdhip64.so.7"))
+    return machine
+
+
+def flash_attn_for_another_python() -> Staged:
+    machine = mi300x()
+    install_flash_attn(machine, "2.8.3", extension=("libc10_hip.so", "libamdhip64.so.6"), python="310")
+    return machine
+
+
+def triton_too_new_for_flash_attn() -> Staged:
+    machine = mi300x()
+    _replace_torch(machine, "2.15.0", local="rocm7.14", triton=("triton-rocm", "3.9.0"))
+    return upstream(machine)
+
+
+def no_aiter() -> Staged:
+    machine = mi300x()
+    install_flash_attn(machine, "2.8.4", aiter=True)
+    return machine
+
+
+def aiter_does_not_know_the_gpu() -> Staged:
+    machine = rx7900xtx()
+    machine.distribution(
+        "amd-aiter",
+        "0.1.5",
+        owns={
+            "aiter/__init__.py": "",
+            "aiter/ops/__init__.py": "",
+            "aiter/jit/utils/chip_info.py": 'GFX_MAP = {0: "native", 1: "gfx90a", 8: "gfx942", 13: "gfx950"}\n',
+        },
+    )
+    return machine
+
+
+def no_devices_in_the_container() -> Staged:
+    machine = in_container(mi300x())
+    machine.devices = {path: line for path, line in machine.devices.items() if not path.startswith("/dev/dri")}
+    machine.devices |= {"/dev/kfd": None, "/dev/dri": None}
+    return machine
+
+
+def no_devices_in_the_pod() -> Staged:
+    machine = in_container(mi300x(), "kubernetes")
+    machine.devices = {path: line for path, line in machine.devices.items() if not path.startswith("/dev/dri")}
+    machine.devices |= {"/dev/kfd": None, "/dev/dri": None}
+    return machine
+
+
+def docker_desktop() -> Staged:
+    machine = in_container(rx7900xtx())
+    machine.remove_below("/sys/class/kfd", "/sys/class/drm", "/sys/module/amdgpu", "/proc/modules")
+    machine.devices = {"/.dockerenv": "-rwxr-xr-x root root 0", "/dev/kfd": None, "/dev/dri": None}
+    for path in ("/proc/sys/kernel/osrelease", "/proc/version"):
+        machine.files[path] = str(machine.files[path]).replace("6.14.0-29-generic", "6.12.54-linuxkit")
+    return machine
+
+
+def group_not_passed_on() -> Staged:
+    machine = in_container(rx7900xtx())
+    machine.recording["user"] = {"uid": 1000, "gid": 1000, "groups": [1000], "name": None, "home": "/home/user"}
+    machine.recording["openable"] = {"/dev/kfd": False, "/dev/dri/renderD128": False, "/dev/dri/card1": False}
+    return machine
+
+
+def rootless_podman() -> Staged:
+    machine = group_not_passed_on()
+    machine.recording["user"]["uid"] = 0
+    return in_container(machine, "podman") if machine.devices.pop("/.dockerenv") else machine
+
+
+def little_shared_memory() -> Staged:
+    return in_container(mi300x(), shm=64 << 20)
+
+
+def home_not_writable() -> Staged:
+    machine = mi300x()
+    for path in machine.recording["writable"]:
+        if path.startswith("/home/user/."):
+            machine.recording["writable"][path] = False
+    return machine
+
+
+def cache_on_noexec() -> Staged:
+    machine = mi300x()
+    machine.environ["TRITON_CACHE_DIR"] = "/scratch/triton"
+    machine.recording["writable"]["/scratch/triton"] = True
+    machine.recording["disks"]["/scratch/triton"] = _disk("/scratch", "xfs")
+    machine.files["/proc/self/mounts"] = f"{machine.files['/proc/self/mounts']}/dev/sdc1 /scratch xfs rw,noexec 0 0\n"
+    return machine
+
+
+def cache_on_nfs() -> Staged:
+    machine = mi300x()
+    for path, disk in machine.recording["disks"].items():
+        if path.startswith("/home"):
+            disk |= {"filesystem": "nfs4", "mount_point": "/home"}
+    return machine
+
+
+def full_disk() -> Staged:
+    machine = mi300x()
+    for path, disk in machine.recording["disks"].items():
+        if path.startswith("/home"):
+            disk["free_bytes"] = 3 << 20
+    return machine
+
+
+def too_many_jobs() -> Staged:
+    machine = rx7900xtx()
+    machine.environ["MAX_JOBS"] = "48"
+    return machine
+
+
+def little_memory() -> Staged:
+    machine = in_container(rx7900xtx())
+    machine.files["/sys/fs/cgroup/memory.max"] = f"{2 * GIB}\n"
+    return machine
+
+
+def debug_switches() -> Staged:
+    machine = mi300x()
+    machine.environ["TRITON_INTERPRET"] = "1"
+    return machine
+
+
+def overridden_arch() -> Staged:
+    machine = mi300x()
+    machine.environ["TRITON_OVERRIDE_ARCH"] = "gfx1100"
+    return machine
+
+
+def old_libstdcxx() -> Staged:
+    machine = mi300x()
+    machine.recording["real_paths"]["/usr/lib/x86_64-linux-gnu/libstdc++.so.6"] = (
+        "/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.30"
+    )
+    library = tiny_elf(None, ("libstdc++.so.6",), versions={"libstdc++.so.6": ("GLIBCXX_3.4.32",)})
+    machine.distribution("torchvision", "0.24.1+rocm6.4", ("torch==2.9.1",), {"torchvision/_C.so": library})
+    return machine
+
+
+def old_glibc() -> Staged:
+    machine = mi300x()
+    machine.commands[("getconf", "GNU_LIBC_VERSION")] = "glibc 2.27\n"
+    return machine
+
+
+def wsl_with_the_runtime_of_the_wheel() -> Staged:
+    machine = wsl()
+    machine.files[f"{machine.site}/torch/lib/libhsa-runtime64.so"] = tiny_elf("libhsa-runtime64.so", ("libc.so.6",))
+    return machine
+
+
+FAIL, WARN = Status.FAIL, Status.WARN
+CASES = [
+    Case("CUDA torch", cuda_torch, {"TOR101": "torch-not-rocm"}, fix="torch==2.9.1+rocm6.4"),
+    Case("CPU torch", cpu_torch_of_a_release_without_rocm, {"TOR101": "torch-not-rocm"}, fix="torch==2.13.0+rocm7.2"),
+    Case("CUDA torch in an image", cuda_torch_in_an_image, {"TOR101": "torch-not-rocm"}, fix="RUN "),
+    Case("CUDA torch, managed Python", cuda_torch_in_a_managed_python, {"TOR101": "torch-not-rocm"}, fix="-m venv"),
+    Case("no torch", no_torch, {"TOR003": "torch-not-rocm"}, fix="https://download.pytorch.org/whl/rocm7.2"),
+    Case("Python too new", python_too_new, {"TOR002": "python-version-unsupported"}, fix="3.12"),
+    Case("GPU not in the wheel", gpu_not_in_wheel, {"TOR102": "gpu-arch-unsupported"}, fix="torch==2.13.0+rocm7.2"),
+    Case("CUDA torchvision", cuda_torchvision, {"TOR103": "companion-package-cuda-built"}, fix="torchvision==0.24.1"),
+    Case(
+        "torchaudio of another torch",
+        torchaudio_of_another_torch,
+        {"TOR103": "rocm-torch-mismatch"},
+        fix="torchaudio==2.9.1",
+    ),
+    Case("SageAttention 2", sage_attention_2, {"TOR104": "cuda-only-package"}, fix="uninstall -y sageattention"),
+    Case("vLLM for CUDA", vllm_for_cuda, {"TOR104": "cuda-only-package"}, fix="uninstall -y vllm"),
+    Case("no Triton", no_triton, {"TRI001": "triton-missing"}, fix="pytorch-triton-rocm==3.5.1"),
+    Case("leftovers of Triton", triton_leftovers, {"TRI001": "triton-missing"}, fix="pytorch-triton-rocm==3.5.1"),
+    Case("two Tritons", two_tritons, {"TRI002": "triton-dual-install"}, fix="uninstall -y triton pytorch-triton-rocm"),
+    Case(
+        "overwritten Triton",
+        triton_overwritten_and_removed,
+        {"TRI002": "triton-dual-install"},
+        fix="pytorch-triton-rocm==3.5.1",
+    ),
+    Case("wrong Triton", wrong_triton, {"TRI003": "triton-version-mismatch"}, fix="pytorch-triton-rocm==3.5.1"),
+    Case(
+        "wrong Triton, classic", wrong_triton_in_the_classic_stack, {"TRI003": "triton-version-mismatch"}, fix="==3.2.0"
+    ),
+    Case(
+        "wrong Triton on PYTHONPATH",
+        wrong_triton_on_the_python_path,
+        {"TRI003": "triton-version-mismatch"},
+        fix="PYTHONPATH",
+    ),
+    Case(
+        "no Python.h",
+        no_python_headers,
+        {"TRI005": "python-headers-missing"},
+        fix="sudo apt-get install -y python3.12-dev",
+    ),
+    Case("no setuptools", no_setuptools, {"TRI006": None}, fix="setuptools"),
+    Case("no flash_attn", no_flash_attn, {"FAT001": "flash-attn-missing"}, fix="fa-doctor install"),
+    Case(
+        "no flash_attn wanted",
+        no_flash_attn_and_nobody_asks,
+        {"FAT001": "flash-attn-missing"},
+        WARN,
+        "fa-doctor install",
+    ),
+    Case("flag missing", no_flag, {"FAT003": "backend-flag-missing-at-run"}, fix=f"export {ENABLE}=TRUE"),
+    Case("flag not exact", flag_not_exact, {"FAT003": "backend-flag-missing-at-run"}, fix=f"export {ENABLE}=TRUE"),
+    Case("no autotuning", no_autotune, {"FAT005": "slow-no-autotune"}, WARN, f"export {AUTOTUNE}=TRUE"),
+    Case("autotuning on RDNA", autotune_on_rdna, {"FAT005": "unsupported-feature"}, fix=f"unset {AUTOTUNE}"),
+    Case("flash_attn for CUDA", flash_attn_for_cuda, {"FAT002": "flash-attn-abi-mismatch"}, fix="--no-build-isolation"),
+    Case(
+        "flash_attn for another HIP",
+        flash_attn_for_another_hip,
+        {"FAT002": "flash-attn-abi-mismatch"},
+        fix="flash-attn==2.8.3",
+    ),
+    Case("flash_attn for another Python", flash_attn_for_another_python, {"FAT002": "flash-attn-abi-mismatch"}),
+    Case(
+        "Triton too new",
+        triton_too_new_for_flash_attn,
+        {"FAT004": "triton-version-mismatch"},
+        fix="--attention bundled",
+    ),
+    Case("no aiter", no_aiter, {"FAT006": "aiter-missing-or-broken"}, fix="AITER_TRITON_ONLY=1"),
+    Case(
+        "aiter without this GPU",
+        aiter_does_not_know_the_gpu,
+        {"FAT006": "aiter-missing-or-broken"},
+        WARN,
+        "uninstall -y amd-aiter",
+    ),
+    Case(
+        "container without devices",
+        no_devices_in_the_container,
+        {"CON001": "container-devices-missing"},
+        fix="--device=/dev/kfd",
+    ),
+    Case("pod without devices", no_devices_in_the_pod, {"CON001": "container-devices-missing"}, fix="amd.com/gpu: 1"),
+    Case("Docker Desktop", docker_desktop, {"CON001": "container-devices-missing"}, fix="docker context use default"),
+    Case("group not passed on", group_not_passed_on, {"CON002": "device-permission"}, fix=f"--group-add {RENDER}"),
+    Case("rootless podman", rootless_podman, {"CON002": "device-permission"}, fix="--group-add keep-groups"),
+    Case("little shared memory", little_shared_memory, {"CON003": "rccl-multi-gpu"}, WARN, "--shm-size 16G"),
+    Case(
+        "home not writable",
+        home_not_writable,
+        {"RES001": "triton-cache-unwritable"},
+        fix="export TRITON_CACHE_DIR=/tmp/",
+    ),
+    Case(
+        "cache on noexec", cache_on_noexec, {"RES001": "triton-cache-unwritable"}, fix="export TRITON_CACHE_DIR=/tmp/"
+    ),
+    Case("cache on NFS", cache_on_nfs, {"RES001": "triton-cache-unwritable"}, WARN, "export TRITON_CACHE_DIR=/tmp/"),
+    Case("full disk", full_disk, {"RES002": "disk-full"}, fix="du -xh"),
+    Case("too many jobs", too_many_jobs, {"RES003": "build-out-of-memory"}, WARN, "export MAX_JOBS=11"),
+    Case("little memory", little_memory, {"RES005": "build-out-of-memory"}, WARN, "--memory"),
+    Case("debugging switches", debug_switches, {"VAR001": None}, WARN, "unset TRITON_INTERPRET"),
+    Case("overridden arch", overridden_arch, {"VAR003": "gpu-arch-unsupported"}, fix="unset TRITON_OVERRIDE_ARCH"),
+    Case("old libstdc++", old_libstdcxx, {"LIB301": "glibc-or-libstdcxx-too-old"}),
+    Case("old glibc", old_glibc, {"LIB301": "glibc-or-libstdcxx-too-old"}),
+    Case("WSL, the wheel's HSA", wsl_with_the_runtime_of_the_wheel, {"DRV301": "wsl-specific"}, fix="aside-for-wsl"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+def test_exactly_the_cause_is_found(case: Case, tmp_path: Path) -> None:
+    _, findings = examine(case.build(), tmp_path)
+    assert trouble(findings) == case.found
+    (finding,) = [found for found in findings if found.id in case.found]
+    assert finding.status is case.status
+    assert finding.verdict.evidence
+    commands = _commands(finding)
+    assert case.fix in "\n".join(commands)
+    for forbidden in ("chmod 666", "chmod 777", "--privileged", "ln -s", "nvidia-smi", "cuda-toolkit"):
+        assert not any(forbidden in command for command in commands)
+
+
+def test_upstream_flash_attn_on_cdna_warns_of_what_it_ignores_only(tmp_path: Path) -> None:
+    _, findings = examine(upstream(mi300x()), tmp_path)
+    assert trouble(findings) == {"FAT007": "unsupported-feature"}
+
+
+def _commands(finding: Finding) -> list[str]:
+    return [line for fix in finding.verdict.fixes for line in (fix.title, *fix.commands)]
+
+
+def _disk(mount_point: str, filesystem: str) -> dict[str, object]:
+    return {
+        "path": mount_point,
+        "total_bytes": 900 * GIB,
+        "free_bytes": 400 * GIB,
+        "filesystem": filesystem,
+        "mount_point": mount_point,
+        "read_only": False,
+    }
+
+
+def _replace_torch(
+    machine: Staged,
+    version: str,
+    *,
+    build: str = "rocm",
+    local: str | None = None,
+    triton: tuple[str, str] | None = None,
+    wanted: str | None = None,
+) -> None:
+    """Another torch in place of the healthy one, and where `triton` is given, another Triton."""
+    from healthy import _torch_rocm
+
+    machine.remove_distribution("torch", "torch/")
+    if triton:
+        for name in ("pytorch-triton-rocm", "triton-rocm"):
+            machine.remove_distribution(name, "triton/")
+    if build == "rocm":
+        assert local is not None
+        assert triton is not None
+        requirement = f"{triton[0]}=={wanted}" if wanted else None
+        hip = {"rocm6.2.4": "6.2.41134-65d174c3e", "rocm7.14": "7.14.60850-1a2b3c4d5e"}[local]
+        _torch_rocm(machine, version, local, hip=hip, triton=triton, wanted=requirement)
+        return
+    cuda = "'12.8'" if build == "cuda" else "None"
+    text = f"__version__ = '{version}{'+cu128' if build == 'cuda' else '+cpu'}'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n"
+    machine.distribution("torch", version, ("triton==3.5.1",), {"torch/__init__.py": "", "torch/version.py": text})
+
+
+def _move_to_system_python(machine: Staged) -> None:
+    """The same packages in the distribution's own Python, which PEP 668 protects."""
+    system = "/usr/local/lib/python3.12/dist-packages"
+    machine.files = {path.replace(machine.site, system): text for path, text in machine.files.items()}
+    machine.remove_below(machine.venv)
+    machine.files["/usr/lib/python3.12/EXTERNALLY-MANAGED"] = "[externally-managed]\n"
+    machine.files["/usr/bin/python3"] = "an executable"
+    del machine.environ["VIRTUAL_ENV"]
+    machine.recording["which"]["python3"] = "/usr/bin/python3"
+    answer = next(text for argv, text in machine.commands.items() if argv[-1] == QUESTION)
+    machine.commands = {argv: text for argv, text in machine.commands.items() if argv[-1] != QUESTION}
+    machine.commands[("/usr/bin/python3", "-I", "-S", "-c", QUESTION)] = answer
+    machine.recording["writable"][system] = False
+    machine.recording["disks"][system] = _disk("/", "ext4")
