@@ -6,6 +6,10 @@ __all__ = ["TOPICS", "load_all"]
 
 # From the hardware up: the order in which a report lists them.
 TOPICS: tuple[str, ...] = (
+    "gpu",
+    "gpu_selection",
+    "gpu_state",
+    "driver",
     "container",
     "system",
     "torch",
@@ -14,6 +18,7 @@ TOPICS: tuple[str, ...] = (
     "flash_attention",
     "resources",
     "kernels",
+    "speed",
 )
 
 

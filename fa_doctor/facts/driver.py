@@ -30,6 +30,7 @@ class DeviceNode:
     uid: int | None = None
     gid: int | None = None
     group: str | None = None  # the group's name on this system, if it has one
+    members: tuple[str, ...] = ()  # of that group, as /etc/group lists them; a session has it only since its login
     openable: bool | None = None
 
 
@@ -59,6 +60,7 @@ class Driver:
     dri: bool | None = None  # whether the folder /dev/dri is there
     blacklisted: bool | None = None
     blocked_by: tuple[Evidence, ...] = ()
+    on_disk: bool | None = None  # whether a module for the running kernel is there; looked for where none is loaded
     dkms: tuple[DkmsBuild, ...] = ()
     kernel_log: tuple[LogTrouble, ...] | None = None
     stuck_processes: tuple[StuckProcess, ...] = ()
@@ -95,6 +97,7 @@ def gather(host: Host, gpus: Gpus, system: System, *, deep: bool = False) -> Dri
         dri=host.exists("/dev/dri"),
         blacklisted=bool(blocked) if loaded is False else None,
         blocked_by=blocked,
+        on_disk=_on_disk(host, system) if loaded is False else None,
         dkms=_dkms(host),
         kernel_log=log,
         stuck_processes=stuck,
@@ -178,6 +181,20 @@ def blacklist_lines(text: str) -> list[str]:
     return found
 
 
+def _on_disk(host: Host, system: System) -> bool | None:
+    """Whether the running kernel has an amdgpu module: its own, or one of DKMS (which distributions put elsewhere)."""
+    if not system.kernel:
+        return None
+    root = f"/lib/modules/{system.kernel}"
+    answers = [host.exists(f"{root}/kernel/drivers/gpu/drm/amd/amdgpu")]
+    for folder in ("updates/dkms", "updates", "extra"):
+        names = host.list(f"{root}/{folder}").names
+        answers.append(True if any(name.startswith("amdgpu.ko") for name in names) else None)
+    if any(answers):
+        return True
+    return False if answers[0] is False and host.exists(root) else None
+
+
 def _dkms(host: Host) -> tuple[DkmsBuild, ...]:
     """The versions of amdgpu-dkms under /var/lib/dkms and the kernels that each was built for."""
     root = "/var/lib/dkms/amdgpu"
@@ -190,26 +207,30 @@ def _dkms(host: Host) -> tuple[DkmsBuild, ...]:
     return tuple(builds)
 
 
-def groups_by_id(text: str) -> dict[int, str]:
-    """Names of groups by id, from /etc/group."""
-    found: dict[int, str] = {}
+def groups_by_id(text: str) -> dict[int, tuple[str, tuple[str, ...]]]:
+    """Name and members of groups by id, from /etc/group."""
+    found: dict[int, tuple[str, tuple[str, ...]]] = {}
     for line in text.splitlines():
         parts = line.split(":")
         if len(parts) >= 3 and parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 11:
-            found.setdefault(int(parts[2]), parts[0])
+            members = tuple(name for name in parts[3].split(",") if name) if len(parts) > 3 else ()
+            found.setdefault(int(parts[2]), (parts[0], members))
     return found
 
 
-def _node(host: Host, path: str, groups: dict[int, str], *, try_open: bool) -> DeviceNode:
+_Groups = dict[int, tuple[str, tuple[str, ...]]]
+
+
+def _node(host: Host, path: str, groups: _Groups, *, try_open: bool) -> DeviceNode:
     stat = host.stat(path)
     if not stat.exists:
         return DeviceNode(path, stat.exists)
-    group = groups.get(stat.gid) if stat.gid is not None else None
+    name, members = groups.get(stat.gid, (None, ())) if stat.gid is not None else (None, ())
     openable = host.can_open(path) if try_open else None
-    return DeviceNode(path, True, stat.mode, stat.uid, stat.gid, group, openable)
+    return DeviceNode(path, True, stat.mode, stat.uid, stat.gid, name, members, openable)
 
 
-def _render_nodes(host: Host, groups: dict[int, str], *, try_open: bool) -> tuple[DeviceNode, ...]:
+def _render_nodes(host: Host, groups: _Groups, *, try_open: bool) -> tuple[DeviceNode, ...]:
     names = [name for name in host.list("/dev/dri").names if re.fullmatch(r"renderD[0-9]{1,5}", name)]
     paths = [f"/dev/dri/{name}" for name in names if _maker(host, name) in (AMD, None)]
     return tuple(_node(host, path, groups, try_open=try_open) for path in paths)

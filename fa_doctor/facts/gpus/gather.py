@@ -61,6 +61,7 @@ def gather(host: Host, *, deep: bool = False) -> Gpus:
         rejected=rejected,
         versions=tools.versions,
         cpu_nodes=kfd.cpu_nodes,
+        overrides=overrides_in(environ) if environ is not None else (),
         override=override,
         evidence=evidence,
     )

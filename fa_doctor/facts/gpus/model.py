@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fa_doctor.evidence import Evidence
+from fa_doctor.facts.gpus.override import Override
 
 __all__ = ["Gpu", "Gpus", "OtherGpu", "Tool", "ToolVersions"]
 
@@ -118,6 +119,7 @@ class Gpus:
     rejected: tuple[tuple[str, str], ...] = ()
     versions: ToolVersions = field(default_factory=ToolVersions)
     cpu_nodes: tuple[int, ...] = ()
+    overrides: tuple[Override, ...] = ()  # as the environment holds them; empty too where that is not known
     override: str | None = None  # HSA_OVERRIDE_GFX_VERSION as it is in force, or as the facts show it must have been
     evidence: tuple[Evidence, ...] = ()
 
