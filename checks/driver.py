@@ -157,6 +157,8 @@ def compute_interface(machine: Machine) -> Verdicts:
     if machine.container.inside:
         return skipped("this is a container: CON001 tells")
     if kfd is None or kfd.exists is None:
+        if any(tool.name == "rocminfo" and tool.state == "ok" for tool in machine.gpus.tools):
+            return passed("rocminfo reached the driver through it", Evidence("rocminfo", "lists agents"))
         return unknown("whether /dev/kfd is there is not known")
     if kfd.exists:
         return passed("/dev/kfd is there", Evidence("/dev/kfd", _as_ls(kfd)))

@@ -57,7 +57,7 @@ def present(machine: Machine) -> Verdicts:
         return unknown(f"{hung[0].name} did not return, and no file tells which GPUs there are", *gpus.evidence)
     if gpus.withheld:
         return _withheld(machine)
-    if machine.container.inside and not (machine.driver.kfd and machine.driver.kfd.exists) and not machine.system.wsl:
+    if machine.container.inside and machine.driver.loaded and not (machine.driver.kfd and machine.driver.kfd.exists):
         return skipped("the container has no /dev/kfd: CON001 tells")
     if machine.system.wsl:
         return _none_under_wsl(machine)
@@ -86,13 +86,24 @@ def present(machine: Machine) -> Verdicts:
 
 
 def _inventory(devices: tuple[Gpu, ...], cards: int | None) -> str:
-    """ "8 x Instinct MI300X (gfx942), 192 GiB", with the devices of partitioned cards counted apart."""
+    """ "8 x Instinct MI300X (gfx942, 192 GiB)", with the devices of partitioned cards counted apart."""
     parts = []
-    for (name, gfx, memory), count in Counter((gpu.name, gpu.gfx, gpu.vram_bytes) for gpu in devices).items():
-        size = f", {memory / _GIB:.0f} GiB" if memory else ""
-        parts.append(f"{f'{count} x ' if count > 1 else ''}{name or 'AMD GPU'} ({gfx or 'gfx target not known'}{size})")
+    for (name, gfx, size), count in Counter((gpu.name, gpu.gfx, _size(gpu)) for gpu in devices).items():
+        target = ", ".join(part for part in (gfx or "gfx target not known", size) if part)
+        parts.append(f"{f'{count} x ' if count > 1 else ''}{name or 'AMD GPU'} ({target})")
     text = "; ".join(parts)
     return f"{text} on {cards} cards" if cards is not None and 0 < cards < len(devices) else text
+
+
+def _size(gpu: Gpu) -> str:
+    """The memory in words; an APU's carve-out is told apart from the system memory that it can use besides."""
+    if not gpu.vram_bytes:
+        return ""
+    size = f"{gpu.vram_bytes / _GIB:.0f} GiB" if gpu.vram_bytes >= _GIB else f"{gpu.vram_bytes >> 20} MiB"
+    shared = gpu.gtt_bytes or (gpu.pool_bytes if gpu.pool_bytes != gpu.vram_bytes else None)
+    if gpu.integrated and shared:
+        return f"{size} of its own and up to {shared / _GIB:.0f} GiB of the system's memory"
+    return f"{size} of the system's memory" if gpu.integrated and gpu.pool_bytes == gpu.vram_bytes else size
 
 
 def _first_evidence(devices: Iterable[Gpu]) -> list[Evidence]:
