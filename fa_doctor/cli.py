@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Lists the checks, or explains one: what, why it matters, how to fix, sources.",
     ),
     "gpus": ("fa_doctor.commands.gpus", "Lists the known GPUs, or shows everything known of one."),
+    "kernels": ("fa_doctor.commands.kernels", "Works with the bundled attention kernels."),
     "stacks": (
         "fa_doctor.commands.stacks",
         "Lists the stacks that are known to fit together, or shows everything known of one.",

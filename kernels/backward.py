@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from . import compat, config
-from .call import Call
+from .call import RUNTIME_NUMBERS, Call
 from .primitives import (
     LN2,
     LOG2E,
@@ -26,8 +26,10 @@ from .primitives import (
     fetch_tile,
     in_sight,
     key_blocks,
+    load_pairs,
     load_tile,
     matmul,
+    product_by_chunks,
     row_blocks,
     scores_log2,
     sequence,
@@ -37,7 +39,7 @@ from .primitives import (
 __all__ = ["backward"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUNTIME_NUMBERS)
 def delta_kernel(
     Out,
     DOut,
@@ -95,14 +97,20 @@ def _dkdv_step(
     dv,
     k,
     v,
+    K,
+    V,
     Q,
     DOut,
     QTiles,
     GTiles,
     Lse,
     Delta,
+    offs_k,
+    offs_v,
     offs_q,
     offs_g,
+    stride_qm,
+    stride_gm,
     tile_batch,
     tile_token,
     tile_head,
@@ -134,22 +142,40 @@ def _dkdv_step(
     EXACT: tl.constexpr,
     VARLEN: tl.constexpr,
     TILES: tl.constexpr,
+    WIDE: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    NEED_DK: tl.constexpr,
+    NEED_DV: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Adds one block of queries to dk and dv [BLOCK_N, BLOCK_D]. Scores stand transposed: [BLOCK_N, BLOCK_M]."""
-    BLOCK_N: tl.constexpr = k.shape[0]
+    BLOCK_N: tl.constexpr = cols.shape[0]
     rows = first_row + tl.arange(0, BLOCK_M)
+    if PAIRS:
+        even = tl.arange(0, BLOCK_M // 2) * 2
+        lane_even = even
+        if WIDE:
+            lane_even = even.to(tl.int64)
+        even += first_row
+    # A mask that depends on the block keeps the compiler from reading k and v once, before the loop.
+    col_end = tl.where(first_row < seqlen_q, seqlen_k, 0)
     USE_TILES: tl.constexpr = TILES and not (MASK and VARLEN)
     if USE_TILES:
         q = fetch_tile(QTiles, tile_batch, tile_token + first_row, tile_head, BLOCK_M, BLOCK_D)
-    else:
+    elif CHUNK == 0 or not PAIRS:
         q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
     if MASK:  # behind the last row +inf makes probability 0
         lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf"))
     else:
         lse = tl.load(Lse + rows)
     # -- P^T: [BLOCK_N, BLOCK_D] @ [BLOCK_D, BLOCK_M]
-    qk = matmul(k, tl.trans(q), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
+    if CHUNK > 0:
+        qk = product_by_chunks(
+            K, offs_k, cols, col_end, Q, offs_q, rows, seqlen_q, HEAD_DIM, BLOCK_D, CHUNK, EXACT, MASK
+        )
+    else:
+        qk = matmul(k, tl.trans(q), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
     s = scores_log2(qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     p = tl.exp2(s - (lse * LOG2E)[None, :])
     if MASK:
@@ -158,32 +184,51 @@ def _dkdv_step(
     # -- dV += P^T dO: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]; dP^T = V dO^T: [BLOCK_N, BLOCK_D] @ [BLOCK_D, BLOCK_M]
     if USE_TILES:
         dout = fetch_tile(GTiles, tile_batch, tile_token + first_row, tile_head, BLOCK_M, BLOCK_D)
-    else:
+    elif (NEED_DK and CHUNK == 0) or not PAIRS:
         dout = load_tile(DOut, offs_g, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_M, BLOCK_D]
     kept = p
     if DROPOUT:
         row_a, row_b = dropout_row_keys(rows, k0, k1)
         keep = dropout_keep(row_a[None, :], row_b[None, :], cols[:, None], k2, keep_threshold)
         kept = tl.where(keep, p, 0.0)  # times keep_scale, which is left to the end
-    dv = matmul(kept.to(dout.dtype), dout, dv, EXACT)
-    if MASK:
-        delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
-    else:
-        delta = tl.load(Delta + rows)
-    dp = matmul(v, tl.trans(dout), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
-    if DROPOUT:
-        dp = tl.where(keep, dp * keep_scale, 0.0)
-    # -- dK += dS^T Q: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]
-    ds = p * (dp - delta[None, :])
-    if SOFTCAP:
-        if ALIBI:  # the bias came behind the cap
-            s = scores_log2(qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, False, EXACT)
-        ds = ds * _score_slope(s, softcap, SOFTCAP)
-    dk = matmul(ds.to(q.dtype), q, dk, EXACT)
+    if NEED_DV:
+        if PAIRS:
+            offs = lane_even[:, None] * stride_gm + dims[None, :]
+            right_dout = load_pairs(DOut, offs, stride_gm, even, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)
+        else:
+            right_dout = dout
+        dv = matmul(kept.to(right_dout.dtype), right_dout, dv, EXACT)
+    if NEED_DK:
+        if MASK:
+            delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
+        else:
+            delta = tl.load(Delta + rows)
+        if CHUNK > 0:
+            dp = product_by_chunks(
+                V, offs_v, cols, col_end, DOut, offs_g, rows, seqlen_q, HEAD_DIM, BLOCK_D, CHUNK, EXACT, MASK
+            )
+        else:
+            dp = matmul(v, tl.trans(dout), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
+        if DROPOUT:
+            dp = tl.where(keep, dp * keep_scale, 0.0)
+        # -- dK += dS^T Q: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]
+        ds = p * (dp - delta[None, :])
+        if SOFTCAP:
+            if ALIBI:  # the bias came behind the cap
+                s = scores_log2(
+                    qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, False, EXACT
+                )
+            ds = ds * _score_slope(s, softcap, SOFTCAP)
+        if PAIRS:
+            offs = lane_even[:, None] * stride_qm + dims[None, :]
+            right_q = load_pairs(Q, offs, stride_qm, even, seqlen_q, dims, HEAD_DIM, PAD_DIM, MASK)
+        else:
+            right_q = q
+        dk = matmul(ds.to(right_q.dtype), right_q, dk, EXACT)
     return dk, dv
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUNTIME_NUMBERS)
 def dkdv_kernel(
     Q,
     K,
@@ -243,6 +288,10 @@ def dkdv_kernel(
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    NEED_DK: tl.constexpr,
+    NEED_DV: tl.constexpr,
 ):
     """DK, DV [.., Sk, Hk, D] of one tile of BLOCK_N keys, summed over the `group` query heads that read them."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -281,8 +330,20 @@ def dkdv_kernel(
     offs_q = lane_m[:, None] * stride_qm + dims[None, :]
     offs_g = lane_m[:, None] * stride_gm + dims[None, :]
 
-    k = load_tile(K, lane_n[:, None] * stride_kn + dims[None, :], cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, True)
-    v = load_tile(V, lane_n[:, None] * stride_vn + dims[None, :], cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, True)
+    k, v = 0, 0
+    if CHUNK > 0:
+        chunk = tl.arange(0, CHUNK)
+        offs_k = lane_n[:, None] * stride_kn + chunk[None, :]
+        offs_v = lane_n[:, None] * stride_vn + chunk[None, :]
+        if PAIRS:
+            offs_q = lane_m[:, None] * stride_qm + chunk[None, :]
+            offs_g = lane_m[:, None] * stride_gm + chunk[None, :]
+    else:
+        offs_k = lane_n[:, None] * stride_kn + dims[None, :]
+        offs_v = lane_n[:, None] * stride_vn + dims[None, :]
+        k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, True)
+        if NEED_DK:
+            v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, True)
     dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     begin, full_begin, full_end, end = row_blocks(
@@ -305,27 +366,29 @@ def dkdv_kernel(
         for block in range(full_begin, full_end):
             first_row = block * BLOCK_M
             dk, dv = _dkdv_step(
-                dk, dv, k, v, q_head + tl.cast(first_row, tl.int64) * stride_qm,
-                g_head + tl.cast(first_row, tl.int64) * stride_gm, QTiles, GTiles, lse_head, delta_head, offs_q, offs_g,
-                tile_batch, tile_token, head, cols, first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
+                dk, dv, k, v, K, V, q_head + tl.cast(first_row, tl.int64) * stride_qm,
+                g_head + tl.cast(first_row, tl.int64) * stride_gm, QTiles, GTiles, lse_head, delta_head, offs_k, offs_v,
+                offs_q, offs_g, stride_qm, stride_gm, tile_batch, tile_token, head, cols, first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
                 keep_threshold, keep_scale, HEAD_DIM, BLOCK_D, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
-                VARLEN, TILES, False,
+                VARLEN, TILES, WIDE, PAIRS, CHUNK, NEED_DK, NEED_DV, False,
             )  # fmt: skip
         # -- blocks cut by the window, the diagonal or the end of the queries
         for i in range((full_begin - begin) + (end - full_end)):
             first_row = edge_block(i, begin, full_begin, full_end) * BLOCK_M
             dk, dv = _dkdv_step(
-                dk, dv, k, v, q_head + tl.cast(first_row, tl.int64) * stride_qm,
-                g_head + tl.cast(first_row, tl.int64) * stride_gm, QTiles, GTiles, lse_head, delta_head, offs_q, offs_g,
-                tile_batch, tile_token, head, cols, first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
+                dk, dv, k, v, K, V, q_head + tl.cast(first_row, tl.int64) * stride_qm,
+                g_head + tl.cast(first_row, tl.int64) * stride_gm, QTiles, GTiles, lse_head, delta_head, offs_k, offs_v,
+                offs_q, offs_g, stride_qm, stride_gm, tile_batch, tile_token, head, cols, first_row, dims, seqlen_q, seqlen_k, shift, left, right, scale_log2, softcap, slope, k0, k1, k2,
                 keep_threshold, keep_scale, HEAD_DIM, BLOCK_D, BLOCK_M, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT,
-                VARLEN, TILES, True,
+                VARLEN, TILES, WIDE, PAIRS, CHUNK, NEED_DK, NEED_DV, True,
             )  # fmt: skip
-    if DROPOUT:
-        dv = dv * keep_scale
-    dk = dk * (scale_log2 * LN2)
-    store_tile(DK, lane_n[:, None] * stride_dkn + dims[None, :], dk, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM)
-    store_tile(DV, lane_n[:, None] * stride_dvn + dims[None, :], dv, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM)
+    if NEED_DV:
+        if DROPOUT:
+            dv = dv * keep_scale
+        store_tile(DV, lane_n[:, None] * stride_dvn + dims[None, :], dv, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM)
+    if NEED_DK:
+        dk = dk * (scale_log2 * LN2)
+        store_tile(DK, lane_n[:, None] * stride_dkn + dims[None, :], dk, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM)
 
 
 @triton.jit
@@ -335,18 +398,24 @@ def _dq_step(
     dout,
     lse,
     delta,
+    Q,
+    DOut,
     K,
     V,
     KTiles,
     VTiles,
+    offs_q,
+    offs_g,
     offs_k,
     offs_v,
+    stride_kn,
     tile_batch,
     tile_token,
     tile_head,
     rows,
     first_col,
     dims,
+    seqlen_q,
     seqlen_k,
     shift,
     left,
@@ -371,18 +440,28 @@ def _dq_step(
     EXACT: tl.constexpr,
     VARLEN: tl.constexpr,
     TILES: tl.constexpr,
+    WIDE: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CHUNK: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Adds one block of keys to dq [BLOCK_M, BLOCK_D]. lse [BLOCK_M] is in units of log2."""
-    BLOCK_M: tl.constexpr = q.shape[0]
+    BLOCK_M: tl.constexpr = rows.shape[0]
     cols = first_col + tl.arange(0, BLOCK_N)
+    # A mask that depends on the block keeps the compiler from reading q and dout once, before the loop.
+    row_end = tl.where(first_col < seqlen_k, seqlen_q, 0)
     # -- P: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
     USE_TILES: tl.constexpr = TILES and not (MASK and VARLEN)
     if USE_TILES:
         k = fetch_tile(KTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
-    else:
+    elif CHUNK == 0 or not PAIRS:
         k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
-    qk = matmul(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
+    if CHUNK > 0:
+        qk = product_by_chunks(
+            Q, offs_q, rows, row_end, K, offs_k, cols, seqlen_k, HEAD_DIM, BLOCK_D, CHUNK, EXACT, MASK
+        )
+    else:
+        qk = matmul(q, tl.trans(k), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
     s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     p = tl.exp2(s - lse[:, None])
     if MASK:
@@ -391,9 +470,14 @@ def _dq_step(
     # -- dP: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
     if USE_TILES:
         v = fetch_tile(VTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
-    else:
+    elif CHUNK == 0:
         v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)  # [BLOCK_N, BLOCK_D]
-    dp = matmul(dout, tl.trans(v), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
+    if CHUNK > 0:
+        dp = product_by_chunks(
+            DOut, offs_g, rows, row_end, V, offs_v, cols, seqlen_k, HEAD_DIM, BLOCK_D, CHUNK, EXACT, MASK
+        )
+    else:
+        dp = matmul(dout, tl.trans(v), tl.zeros([BLOCK_M, BLOCK_N], tl.float32), EXACT)
     if DROPOUT:
         keep = dropout_keep(row_a[:, None], row_b[:, None], cols[None, :], k2, keep_threshold)
         dp = tl.where(keep, dp * keep_scale, 0.0)
@@ -403,10 +487,17 @@ def _dq_step(
         if ALIBI:  # the bias came behind the cap
             s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, False, EXACT)
         ds = ds * _score_slope(s, softcap, SOFTCAP)
+    if PAIRS:
+        even = tl.arange(0, BLOCK_N // 2) * 2
+        lane_even = even
+        if WIDE:
+            lane_even = even.to(tl.int64)
+        offs = lane_even[:, None] * stride_kn + dims[None, :]
+        k = load_pairs(K, offs, stride_kn, first_col + even, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
     return matmul(ds.to(k.dtype), k, dq, EXACT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUNTIME_NUMBERS)
 def dq_kernel(
     Q,
     K,
@@ -462,6 +553,8 @@ def dq_kernel(
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
+    PAIRS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """DQ [.., Sq, H, D] of one tile of BLOCK_M queries."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -501,11 +594,22 @@ def dq_kernel(
     tile_batch = batch * (1 - VARLEN)
     tile_token = first_k.to(tl.int32)
     tile_head = head // group
-    offs_k = lane_n[:, None] * stride_kn + dims[None, :]
-    offs_v = lane_n[:, None] * stride_vn + dims[None, :]
+    if CHUNK > 0:
+        chunk = tl.arange(0, CHUNK)
+        offs_q = lane_m[:, None] * stride_qm + chunk[None, :]
+        offs_g = lane_m[:, None] * stride_gm + chunk[None, :]
+        offs_k = lane_n[:, None] * stride_kn + chunk[None, :]
+        offs_v = lane_n[:, None] * stride_vn + chunk[None, :]
+    else:
+        offs_q = lane_m[:, None] * stride_qm + dims[None, :]
+        offs_g = lane_m[:, None] * stride_gm + dims[None, :]
+        offs_k = lane_n[:, None] * stride_kn + dims[None, :]
+        offs_v = lane_n[:, None] * stride_vn + dims[None, :]
 
-    q = load_tile(Q, lane_m[:, None] * stride_qm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
-    dout = load_tile(DOut, lane_m[:, None] * stride_gm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
+    q, dout = 0, 0
+    if CHUNK == 0:
+        q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
+        dout = load_tile(DOut, offs_g, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
     lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf")) * LOG2E
     delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
     slope = 0.0
@@ -524,21 +628,23 @@ def dq_kernel(
     for block in range(full_begin, full_end):
         first_col = block * BLOCK_N
         dq = _dq_step(
-            dq, q, dout, lse, delta, K + tl.cast(first_col, tl.int64) * stride_kn,
-            V + tl.cast(first_col, tl.int64) * stride_vn, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
-            tile_head, rows, first_col, dims, seqlen_k, shift, left,
+            dq, q, dout, lse, delta, Q, DOut, K + tl.cast(first_col, tl.int64) * stride_kn,
+            V + tl.cast(first_col, tl.int64) * stride_vn, KTiles, VTiles, offs_q, offs_g, offs_k, offs_v,
+            stride_kn, tile_batch, tile_token,
+            tile_head, rows, first_col, dims, seqlen_q, seqlen_k, shift, left,
             right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_D,
-            BLOCK_N, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, False,
+            BLOCK_N, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, WIDE, PAIRS, CHUNK, False,
         )  # fmt: skip
     # -- blocks cut by the window, the diagonal or the end of the keys
     for i in range((full_begin - begin) + (end - full_end)):
         first_col = edge_block(i, begin, full_begin, full_end) * BLOCK_N
         dq = _dq_step(
-            dq, q, dout, lse, delta, K + tl.cast(first_col, tl.int64) * stride_kn,
-            V + tl.cast(first_col, tl.int64) * stride_vn, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
-            tile_head, rows, first_col, dims, seqlen_k, shift, left,
+            dq, q, dout, lse, delta, Q, DOut, K + tl.cast(first_col, tl.int64) * stride_kn,
+            V + tl.cast(first_col, tl.int64) * stride_vn, KTiles, VTiles, offs_q, offs_g, offs_k, offs_v,
+            stride_kn, tile_batch, tile_token,
+            tile_head, rows, first_col, dims, seqlen_q, seqlen_k, shift, left,
             right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, keep_scale, HEAD_DIM, BLOCK_D,
-            BLOCK_N, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, True,
+            BLOCK_N, PAD_DIM, LEFT, RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, WIDE, PAIRS, CHUNK, True,
         )  # fmt: skip
     dq = dq * (scale_log2 * LN2)
     store_tile(DQ, lane_m[:, None] * stride_dqm + dims[None, :], dq, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM)
@@ -573,15 +679,17 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
         chosen = config.choose(target, "dkdv", head_dim, q.dtype, call.features)
         grid = (triton.cdiv(call.max_seqlen_k, chosen.block_n) * heads_k * batch,)
         q_tiles, g_tiles = compat.tile_descriptors(target, chosen.block_m, call.block_d(head_dim), q, dout)
-        dkdv_kernel[grid](
-            q, k, v, dout, q_tiles, g_tiles, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
-            *inputs, *call.strides(dk), *call.strides(dv), *call.row_strides(lse), stride_s, heads_k, heads // heads_k,
-            *call.kernel_arguments,
-            BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
-            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=q_tiles is not None, **common,
-            **call.flags(q),
-            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
-        )  # fmt: skip
+        for need_dk, need_dv in ((False, True), (True, False)) if chosen.split else ((True, True),):
+            dkdv_kernel[grid](
+                q, k, v, dout, q_tiles, g_tiles, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
+                *inputs, *call.strides(dk), *call.strides(dv), *call.row_strides(lse), stride_s, heads_k, heads // heads_k,
+                *call.kernel_arguments,
+                BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
+                WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=q_tiles is not None, **common,
+                **call.flags(q),
+                PAIRS=chosen.pairs, CHUNK=chosen.chunk, NEED_DK=need_dk, NEED_DV=need_dv,
+                num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+            )  # fmt: skip
 
         chosen = config.choose(target, "dq", head_dim, q.dtype, call.features)
         grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
@@ -592,7 +700,7 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
             *call.kernel_arguments,
             BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
             WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=k_tiles is not None, **common,
-            **call.flags(q),
+            **call.flags(q), PAIRS=chosen.pairs, CHUNK=chosen.chunk,
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip
     return dq, dk, dv

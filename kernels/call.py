@@ -10,7 +10,26 @@ import torch
 
 from .reference import keep_threshold
 
-__all__ = ["Call"]
+__all__ = ["RUNTIME_NUMBERS", "Call"]
+
+# Arguments of the kernels whose values Triton must not look at: it would compile a kernel of its own for a length that is a
+# multiple of 16, for one head, for one query head a key head. So kernels compiled ahead of time serve every batch.
+RUNTIME_NUMBERS = (
+    "stride_lb",
+    "stride_lh",
+    "stride_sb",
+    "stride_tb",
+    "heads",
+    "heads_k",
+    "group",
+    "tokens",
+    "max_seqlen_q",
+    "max_seqlen_k",
+    "page_size",
+    "left",
+    "right",
+    "keep_threshold",
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,30 @@ _FOLDER = Path(__file__).resolve().parent / "configs"
 
 @dataclass(frozen=True)
 class Config:
-    """block_m: queries a tile, block_n: keys a tile; options: compiler options of the backend (waves_per_eu, ...)."""
+    """block_m: queries a tile, block_n: keys a tile; options: compiler options of the backend (waves_per_eu, ...).
+
+    pairs: tiles that a product sums over the rows of are read in pairs of rows (primitives.load_pairs); 16-bit types only.
+    chunk: where registers do not hold a backward kernel's own tile, it is read again for each block, this many columns at a
+    time; 0: held. split: dK and dV are computed by a program each, for the same reason.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+    pairs: bool = False
+    chunk: int = 0
+    split: bool = False
+
+    def __post_init__(self) -> None:
+        if self.chunk and not self.pairs:
+            raise ValueError("a configuration that reads by chunks must read in pairs of rows too")
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Config:
+        """A row of a configuration file, as a configuration; the row's conditions are not its part."""
+        return cls(**{field.name: row[field.name] for field in fields(cls) if field.name in row})
 
 
 def choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features: frozenset[str]) -> Config:
@@ -45,9 +63,7 @@ def _choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features:
             and dtype.itemsize <= row.get("itemsize", 2)
             and features.issuperset(row.get("features", ()))
         ):
-            return Config(
-                row["block_m"], row["block_n"], row["num_warps"], row["num_stages"], dict(row.get("options", {}))
-            )
+            return Config.from_row(row)
     raise LookupError(f"no configuration of {kind} for {target}, head dimension {head_dim}, {dtype}")
 
 

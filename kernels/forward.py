@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from . import compat, config
-from .call import Call
+from .call import RUNTIME_NUMBERS, Call
 from .primitives import (
     LN2,
     LOG2E,
@@ -24,6 +24,7 @@ from .primitives import (
     fetch_tile,
     in_sight,
     key_blocks,
+    load_pairs,
     load_tile,
     matmul,
     scores_log2,
@@ -63,6 +64,7 @@ def _online_softmax_step(
     row_b,
     k2,
     keep_threshold,
+    stride_vn,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -75,6 +77,7 @@ def _online_softmax_step(
     EXACT: tl.constexpr,
     VARLEN: tl.constexpr,
     TILES: tl.constexpr,
+    PAIRS: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Folds one block of keys into (acc [BLOCK_M, BLOCK_D], row_sum [BLOCK_M], row_max [BLOCK_M])."""
@@ -107,6 +110,9 @@ def _online_softmax_step(
     # -- output: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
     if USE_TILES:
         v = fetch_tile(VTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
+    elif PAIRS:
+        even = first_col + tl.arange(0, BLOCK_N // 2) * 2
+        v = load_pairs(V, offs_v, stride_vn, even, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
     else:
         v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
     acc = matmul(p.to(v.dtype), v, acc * alpha[:, None], EXACT)
@@ -120,7 +126,7 @@ def _page(K, block_table, first_col, page_size, stride_block, stride_n):
     return K + page * stride_block + tl.cast(first_col % page_size, tl.int64) * stride_n
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUNTIME_NUMBERS)
 def forward_kernel(
     Q,
     K,
@@ -175,6 +181,7 @@ def forward_kernel(
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
     """Out [.., Sq, H, D] and Lse [.., H, Sq] of one tile of BLOCK_M queries; see `forward` for the arguments."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -219,7 +226,11 @@ def forward_kernel(
     tile_token = first_k.to(tl.int32)
     tile_head = head // group
     offs_k = lane_n[:, None] * stride_kn + dims[None, :]
-    offs_v = lane_n[:, None] * stride_vn + dims[None, :]
+    if PAIRS:
+        lane_even = (tl.arange(0, BLOCK_N // 2) * 2).to(lane_n.dtype)
+        offs_v = lane_even[:, None] * stride_vn + dims[None, :]
+    else:
+        offs_v = lane_n[:, None] * stride_vn + dims[None, :]
 
     q = load_tile(Q, lane_m[:, None] * stride_qm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
     slope = 0.0
@@ -248,9 +259,9 @@ def forward_kernel(
         acc, row_sum, row_max = _online_softmax_step(
             acc, row_sum, row_max, q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
             tile_head, rows, first_col, dims, seqlen_k, shift, left,
-            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_D, BLOCK_N,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, stride_vn, HEAD_DIM, BLOCK_D, BLOCK_N,
             PAD_DIM, LEFT,
-            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, False,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, PAIRS, False,
         )  # fmt: skip
     # -- blocks cut by the window, the diagonal or the end of the keys
     for i in range((full_begin - begin) + (end - full_end)):
@@ -264,9 +275,9 @@ def forward_kernel(
         acc, row_sum, row_max = _online_softmax_step(
             acc, row_sum, row_max, q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
             tile_head, rows, first_col, dims, seqlen_k, shift, left,
-            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, HEAD_DIM, BLOCK_D, BLOCK_N,
+            right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, stride_vn, HEAD_DIM, BLOCK_D, BLOCK_N,
             PAD_DIM, LEFT,
-            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, True,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, PAIRS, True,
         )  # fmt: skip
 
     # -- normalise. A row that saw no key has sum 0: its output is 0 and its logarithm +inf, so that the backward pass,
@@ -316,7 +327,8 @@ def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=
             heads, heads // k.shape[-2], call.max_seqlen_q, call.max_seqlen_k, k.shape[1] if paged else 0,
             call.left, call.right, call.forward_scale_log2, call.softcap, call.keep_threshold, call.keep_scale,
             HEAD_DIM=q.shape[-1], BLOCK_D=block_d, BLOCK_M=chosen.block_m, BLOCK_N=block_n,
-            PAGED=paged, WIDE=call.wide(max(chosen.block_m, block_n), q, k, v, out), TILES=k_tiles is not None, **call.flags(q),
+            PAGED=paged, WIDE=call.wide(max(chosen.block_m, block_n), q, k, v, out), TILES=k_tiles is not None,
+            PAIRS=chosen.pairs, **call.flags(q),
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip
     return out, lse

@@ -54,6 +54,45 @@ def fetch_tile(descriptor, batch, row, head, BLOCK: tl.constexpr, BLOCK_D: tl.co
 
 
 @triton.jit
+def _either(a, b):
+    return a | b
+
+
+@triton.jit
+def load_pairs(
+    base, offsets, stride, rows, row_end, dims, HEAD_DIM: tl.constexpr, PAD_DIM: tl.constexpr, MASK_ROWS: tl.constexpr
+):
+    """What load_tile loads, in a form that costs less as the right operand of a product on AMD's matrix units.
+
+    Those want pairs of rows in one register, as the sum runs over rows, where memory has pairs of columns; Triton then
+    reads local memory 16 bits at a time. Here two rows are packed into one register before they go there. offsets, rows:
+    those of the even rows. The reduction does nothing but pin this order: it keeps Triton from moving the change of layout
+    back before the packing.
+    """
+    if MASK_ROWS:
+        mask = (rows < row_end)[:, None]
+        mask_next = (rows + 1 < row_end)[:, None]
+        if PAD_DIM:
+            mask = mask & (dims < HEAD_DIM)[None, :]
+            mask_next = mask_next & (dims < HEAD_DIM)[None, :]
+        even = tl.load(base + offsets, mask=mask, other=0.0)
+        odd = tl.load(base + (offsets + stride), mask=mask_next, other=0.0)
+    else:
+        if PAD_DIM:
+            even = tl.load(base + offsets, mask=(dims < HEAD_DIM)[None, :], other=0.0)
+            odd = tl.load(base + (offsets + stride), mask=(dims < HEAD_DIM)[None, :], other=0.0)
+        else:
+            even = tl.load(base + offsets)
+            odd = tl.load(base + (offsets + stride))
+    even = even.to(tl.uint16, bitcast=True).to(tl.uint32)
+    odd = odd.to(tl.uint16, bitcast=True).to(tl.uint32)
+    word = tl.reduce(tl.join(even, odd << 16), 2, _either)
+    halves = tl.join(word.to(tl.uint16), (word >> 16).to(tl.uint16))  # [rows / 2, columns, 2]
+    tile = tl.reshape(tl.permute(halves, (0, 2, 1)), (2 * offsets.shape[0], offsets.shape[1]))
+    return tile.to(base.dtype.element_ty, bitcast=True)
+
+
+@triton.jit
 def store_tile(base, offsets, value, rows, row_end, dims, HEAD_DIM: tl.constexpr, PAD_DIM: tl.constexpr):
     """Stores the part of a tile [rows, head dimension] that lies inside of the tensor."""
     mask = (rows < row_end)[:, None]
@@ -71,6 +110,24 @@ def matmul(a, b, acc, EXACT: tl.constexpr):
         return tl.dot(a, b, acc, input_precision="ieee")
     else:
         return tl.dot(a, b, acc)
+
+
+@triton.jit
+def product_by_chunks(
+    A, offs_a, rows_a, end_a, B, offs_b, rows_b, end_b,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, EXACT: tl.constexpr, MASK_B: tl.constexpr,
+):  # fmt: skip
+    """A @ B^T over the head dimension, both read here, CHUNK columns at a time, so that few registers hold them.
+
+    offs_a, offs_b: offsets of the first chunk of the tiles [rows, head dimension].
+    """
+    acc = tl.zeros([rows_a.shape[0], rows_b.shape[0]], tl.float32)
+    for first in tl.static_range(0, BLOCK_D, CHUNK):
+        dims = first + tl.arange(0, CHUNK)
+        a = load_tile(A + first, offs_a, rows_a, end_a, dims, HEAD_DIM, first + CHUNK > HEAD_DIM, True)
+        b = load_tile(B + first, offs_b, rows_b, end_b, dims, HEAD_DIM, first + CHUNK > HEAD_DIM, MASK_B)
+        acc = matmul(a, tl.trans(b), acc, EXACT)
+    return acc
 
 
 @triton.jit

@@ -1,0 +1,88 @@
+"""`python FOLDER compile|tune REQUEST`: the entry point by which another process has kernels compiled or tuned.
+
+FOLDER is this package's folder or, where it is installed, `-m` and its name. REQUEST is JSON; the answer is JSON, one object
+a line, on standard output. The package is imported from its folder whatever it is named where it is installed, so a
+Python that has torch and Triton but not this package will do.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_FOLDER = Path(__file__).resolve().parent
+
+
+def load_package() -> ModuleType:
+    """This folder as a package, under a name of its own; its folder is taken off sys.path, where modules would shadow."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _FOLDER]
+    name = "fa_doctor_kernels"
+    spec = importlib.util.spec_from_file_location(
+        name, _FOLDER / "__init__.py", submodule_search_locations=[str(_FOLDER)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _say(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def _compile(request: dict[str, Any]) -> None:
+    """{"arch", "head_dims", "dtypes", "passes", "features", "first": n, "shims": bool}; see variants.select.
+
+    Says which variants there are, then of each, from number `first` on, that it begins and what came of it: a caller that
+    sees this process die knows in which, and starts another one behind it.
+    """
+    # The calls are made with CPU tensors, which otherwise go to the reference; no real GPU may be asked.
+    os.environ["FA_DOCTOR_KERNELS"] = "triton"
+    os.environ.pop("TRITON_INTERPRET", None)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        os.environ[name] = ""
+    package = load_package()
+    aot = importlib.import_module(f"{package.__name__}.aot")
+    variants = importlib.import_module(f"{package.__name__}.variants")
+    import triton
+
+    arch = request["arch"]
+    try:
+        chosen = variants.select(
+            request.get("head_dims", ()), request.get("dtypes", ()), request.get("passes", ()), request.get("features")
+        )
+        standing_in = aot.standing_in(arch, bool(request.get("shims")))
+    except ValueError as error:
+        _say(event="refused", message=str(error))
+        return
+    _say(
+        event="plan",
+        triton=triton.__version__,
+        cache=str(aot.cache_folder()),
+        variants=[{"kind": v.kind, "head_dim": v.head_dim, "dtype": v.dtype, "features": v.features} for v in chosen],
+    )
+    with standing_in as driver:
+        for number in range(int(request.get("first", 0)), len(chosen)):
+            _say(event="begin", number=number)
+            _say(event="rows", number=number, rows=aot.compile_variant(arch, chosen[number], package, driver))
+        _say(event="end", shim_problem=driver.shim_problem)
+
+
+def main(argv: list[str]) -> int:
+    commands = {"compile": _compile}
+    if len(argv) != 2 or argv[0] not in commands:
+        print(f"usage: {sys.executable} {_FOLDER} {'|'.join(commands)} REQUEST", file=sys.stderr)
+        return 2
+    commands[argv[0]](json.loads(argv[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
