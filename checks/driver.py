@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Need, Verdict, failed, passed, skipped, unknown, warned
-from fa_doctor.diagnosis.remedies import as_root, install_system_packages, join_groups, run_as_root
+from fa_doctor.diagnosis.remedies import as_root, container_devices, install_system_packages, join_groups, run_as_root
 from fa_doctor.facts.driver import DeviceNode
 from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.drivers import driver_release, regressions, releases_beyond
@@ -165,6 +165,14 @@ def compute_interface(machine: Machine) -> Verdicts:
     if not machine.driver.loaded:
         return skipped("amdgpu is not loaded: that comes first")
     evidence = (Evidence("/dev/kfd", "absent"), *machine.driver.evidence)
+    if machine.container.inside is None:
+        return failed(
+            "amdgpu is loaded, but /dev/kfd is missing: most likely a container that was not given it",
+            *evidence,
+            cause="container-devices-missing",
+            detail="A container sees the modules of its host's kernel, but only the device nodes that it was given.",
+            fixes=(container_devices(machine, proof="DRV002"),),
+        )
     return failed(
         "amdgpu is loaded, but there is no /dev/kfd",
         *evidence,

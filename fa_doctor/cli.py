@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.check",
         "Finds what keeps FlashAttention from working on this machine, and how to mend it.",
     ),
+    "install": (
+        "fa_doctor.commands.install",
+        "Sets up torch, Triton and attention kernels that fit this GPU, verified, or leaves everything as it was.",
+    ),
     "env": ("fa_doctor.commands.env", 'Prints the variables that this machine needs: eval "$(fa-doctor env)".'),
     "run": (
         "fa_doctor.commands.run",

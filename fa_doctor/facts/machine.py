@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from fa_doctor.evidence import Evidence
@@ -109,12 +109,6 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_container = ask("the container", lambda: container.gather(host), Container(None))
     the_variables = ask("variables", lambda: variables.gather(host), None)
     the_gpus = ask("GPUs", lambda: gpus.gather(host, deep=level.depth > 1), Gpus(None, None))
-    # A table that a profiler left on a recorded machine can be all that tells of its system.
-    the_system = replace(
-        the_system,
-        kernel=the_system.kernel or the_gpus.versions.kernel,
-        pretty_name=the_system.pretty_name or the_gpus.versions.distribution,
-    )
     the_driver = ask(
         "the driver", lambda: driver.gather(host, the_gpus, the_system, deep=level.depth > 1), Driver(None)
     )

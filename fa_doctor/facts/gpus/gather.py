@@ -61,7 +61,6 @@ def gather(host: Host, *, deep: bool = False) -> Gpus:
         rejected=rejected,
         versions=tools.versions,
         cpu_nodes=kfd.cpu_nodes,
-        cpu_agents=len(kfd.cpu_nodes) or tools.rocminfo.cpu_agents or None,
         overrides=overrides_in(environ) if environ is not None else (),
         override=override,
         evidence=evidence,

@@ -138,7 +138,6 @@ def merge_device(index: int, card: int, siblings: int, readings: Sequence[Readin
         hive_id=best["hive_id"],
         isas=best["isas"] or (),
         kernel_driver=best["kernel_driver"],
-        pci_class=best["pci_class"],
         vbios=best["vbios"],
         evidence=tuple(Evidence(reading.source, _summary(reading)) for reading in readings),
     )

@@ -49,7 +49,6 @@ class Gpu:
     hive_id: int | None = None  # devices of one hive are joined by XGMI links
     isas: tuple[str, ...] = ()  # as the runtime lists them: "gfx942:sramecc+:xnack-"
     kernel_driver: str | None = None
-    pci_class: int | None = None  # 24 bits, as in sysfs
     vbios: str | None = None
     evidence: tuple[Evidence, ...] = ()
 
@@ -98,9 +97,6 @@ class ToolVersions:
     amd_smi: str | None = None
     platform: str | None = None  # "Linux Guest (Passthrough)", as amd-smi names it
     module_loaded: bool | None = None  # rocminfo's word on the kernel module
-    kernel: str | None = None
-    distribution: str | None = None
-    processor: str | None = None
     driver_missing: str | None = None  # what amd-smi or rocm-smi said where they found no driver
 
 
@@ -123,7 +119,6 @@ class Gpus:
     rejected: tuple[tuple[str, str], ...] = ()
     versions: ToolVersions = field(default_factory=ToolVersions)
     cpu_nodes: tuple[int, ...] = ()
-    cpu_agents: int | None = None  # processors as the HSA runtime counts them: one a socket or NUMA domain
     overrides: tuple[Override, ...] = ()  # as the environment holds them; empty too where that is not known
     override: str | None = None  # HSA_OVERRIDE_GFX_VERSION as it is in force, or as the facts show it must have been
     evidence: tuple[Evidence, ...] = ()

@@ -82,7 +82,7 @@ def parse_lstopo(text: str, source: str = "lstopo.xml") -> Profile:
     facts: dict[str, str] = {}
 
     def close() -> None:
-        if device and (reading := _lstopo_gpu(device, facts, source)):
+        if device and (reading := _lstopo_gpu(device, facts, len(gpus), source)):
             gpus.append(reading)
 
     for tag in re.finditer(r"<(object|info)\b([^<>]{0,2000})>", text):
@@ -91,14 +91,10 @@ def parse_lstopo(text: str, source: str = "lstopo.xml") -> Profile:
             name, value = attributes.get("name", ""), attributes.get("value", "").strip()
             infos.setdefault(name, value)
             facts.setdefault(name, value)
-        elif attributes.get("type") == "OSDev" and attributes.get("subtype") == "RSMI":
-            facts.setdefault("name", attributes.get("name", ""))
         elif attributes.get("type") == "PCIDev":
             close()
             device, facts = attributes, {}
     close()
-    # The XML follows the NUMA domains; rsmiN is the number that rocm-smi gives the device.
-    gpus.sort(key=lambda gpu: gpu.index if gpu.index is not None else len(gpus))
     return Profile(
         gpus=tuple(gpus),
         kernel=lookup_text(infos.get("OSRelease")),
@@ -106,17 +102,16 @@ def parse_lstopo(text: str, source: str = "lstopo.xml") -> Profile:
     )
 
 
-def _lstopo_gpu(device: Mapping[str, str], facts: Mapping[str, str], source: str) -> Reading | None:
+def _lstopo_gpu(device: Mapping[str, str], facts: Mapping[str, str], number: int, source: str) -> Reading | None:
     kind = re.match(r"([0-9a-f]{4}) \[([0-9a-f]{4}):([0-9a-f]{4})\]", device.get("pci_type", ""), re.IGNORECASE)
     address = normal_address(device.get("pci_busid"))
     if not kind or not address or kind[1][:2] not in ("03", "12"):
         return None
     vram = _integer(facts.get("RSMIVRAMSize"))  # in KiB
     hive = facts.get("XGMIHiveID", "")
-    rsmi = re.fullmatch(r"rsmi([0-9]{1,4})", facts.get("name", ""), re.ASCII)
     return Reading(
         source=f"{source}, {address}",
-        index=int(rsmi[1]) if rsmi else None,
+        index=number,
         name=lookup_text(facts.get("GPUModel")),
         vendor_id=int(kind[2], 16),
         device_id=int(kind[3], 16),

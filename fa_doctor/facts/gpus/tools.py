@@ -77,9 +77,6 @@ class ToolReadings:
             hip=first(*(p.hip_version for p in profiles)),
             amd_smi=first(*(a.tool_version for a in smi)),
             platform=first(*(a.platform for a in smi)),
-            kernel=first(*(p.kernel for p in profiles)),
-            distribution=first(*(p.distribution for p in profiles)),
-            processor=first(*(p.processor for p in profiles)),
             module_loaded=self.rocminfo.module_loaded,
             driver_missing=next((line for line in self._smi_trouble if "found in modules" in line), None),
         )

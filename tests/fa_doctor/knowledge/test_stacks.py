@@ -21,7 +21,7 @@ def test_the_classic_stack_is_the_one_of_the_origin() -> None:
 
 def test_the_triton_distribution_changed_its_name_with_torch_2_10() -> None:
     for stack in stacks().values():
-        if stack.index == "pytorch":
+        if stack.index == "pytorch" and not stack.cpu:
             old = version_key(stack.torch) < (2, 10)
             assert stack.triton == ("pytorch-triton-rocm" if old else "triton-rocm"), stack.name
         assert stack.triton in triton.DISTRIBUTIONS
@@ -31,7 +31,7 @@ def test_every_gpu_stack_pins_a_local_version_and_names_its_index() -> None:
     for stack in stacks().values():
         Version(stack.torch_pin)
         if stack.cpu:
-            assert stack.local is None
+            assert stack.local == "cpu"
             assert not stack.archs
         else:
             assert stack.local == f"rocm{stack.rocm}"

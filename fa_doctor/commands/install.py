@@ -1,0 +1,335 @@
+"""`fa-doctor install`: plans and sets up a stack that fits, verified, or leaves everything as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from fa_doctor.errors import FaDoctorError, UsageProblem
+
+__all__ = ["command"]
+
+
+@click.command("install")
+@click.option("--stack", default="auto", show_default=True, metavar="NAME", help="See `fa-doctor stacks`.")
+@click.option("--arch", "archs", multiple=True, metavar="GFX", help="Install for this GPU, which need not be here.")
+@click.option("--venv", metavar="DIR", help="The environment (default: the active one, else one of fa-doctor's own).")
+@click.option("--python", metavar="EXE", help="The Python whose environment is taken, or that makes a new one.")
+@click.option(
+    "--attention",
+    type=click.Choice(["bundled", "upstream", "none"]),
+    help="The kernels fa-doctor carries, flash-attn built from source, or none (default: what suits the GPU).",
+)
+@click.option("--replace", is_flag=True, help="Take the place of a flash-attn that fa-doctor did not install.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--lock", "lock", metavar="FILE", help="Install exactly what FILE names; written first if not there.")
+@click.option("--download", "download", metavar="DIR", help="Only fetch the wheels into DIR, for --wheels.")
+@click.option("--wheels", metavar="DIR", help="Take wheels from DIR, and with --offline from nowhere else.")
+@click.option("--offline", is_flag=True, help="Use no network.")
+@click.option("--resume", is_flag=True, help="Complete an install that was cut off.")
+@click.option("--rollback", is_flag=True, help="Undo the last install of the environment, complete or not.")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="S", help="Wait for another install to end.")
+@click.option("--index-url", metavar="URL", help="The index for everything that is not of the stack.")
+@click.option("--pytorch-index", metavar="URL", envvar="FA_DOCTOR_PYTORCH_INDEX", help="A mirror of PyTorch's indexes.")
+@click.option("--amd-index", metavar="URL", envvar="FA_DOCTOR_AMD_INDEX", help="A mirror of AMD's index.")
+@click.option("--installer", type=click.Choice(["uv", "pip"]), help="What puts the wheels in place (default: uv).")
+@click.option("--machine", metavar="DIR", help="Plan for a recorded machine; with --dry-run.")
+@click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="Of the plan.")
+def command(**options: Any) -> int:
+    """Sets up torch, Triton and attention kernels that fit this GPU, verified, or leaves everything as it was.
+
+    Everything is built beside the environment and put in its place in one step. An interrupt, a failure or a power cut
+    leaves the environment as it was.
+    """
+    return _Install(options).run()
+
+
+class _Install:
+    """One call of the command, with its options."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.environ = dict(os.environ)
+        self._check_options()
+
+    def run(self) -> int:
+        from fa_doctor.installer.destination import environment_folder
+        from fa_doctor.installer.plan import Paths
+
+        folder = environment_folder(self.options["venv"], self.options["python"], self.environ)
+        paths = Paths(folder)
+        if self.options["rollback"]:
+            return self._roll_back(paths)
+        if self.options["resume"]:
+            return self._resume(paths)
+        return self._install(paths)
+
+    def _check_options(self) -> None:
+        options = self.options
+        if options["resume"] and options["rollback"]:
+            raise UsageProblem("--resume and --rollback exclude each other")
+        if options["machine"] and not options["dry_run"]:
+            raise UsageProblem("--machine only plans: add --dry-run")
+        if options["machine"] and options["archs"]:
+            raise UsageProblem("--machine and --arch exclude each other")
+        if options["offline"] and not (options["wheels"] or options["resume"] or options["rollback"]):
+            raise UsageProblem("--offline needs --wheels DIR, a folder that `fa-doctor install --download DIR` filled")
+        if options["wheels"] and not Path(options["wheels"]).is_dir():
+            raise UsageProblem(f"--wheels: {options['wheels']} is not a folder")
+
+    def _install(self, paths: Any) -> int:
+        from fa_doctor.installer import record as records
+        from fa_doctor.installer.destination import existing
+        from fa_doctor.installer.index import new_session
+        from fa_doctor.installer.locking import locked
+        from fa_doctor.installer.preconditions import check_preconditions
+        from fa_doctor.installer.recover import refuse_if_unfinished
+
+        refuse_if_unfinished(paths)
+        destination = existing(paths.environment)
+        lock_exists = bool(self.options["lock"]) and Path(self.options["lock"]).exists()
+        if not lock_exists and not self.options["download"]:
+            choice = self._choose(destination)
+            if destination and not self.options["lock"] and self._is_done(choice, destination, records):
+                click.echo(
+                    f"Nothing to do: {paths.environment} has the stack {choice.stack.name} as it should be. "
+                    "Nothing was changed."
+                )
+                return 0
+        else:
+            choice = None if lock_exists else self._choose(destination)
+        plan = self._plan(paths.environment, destination, choice)
+        tool = self._tool(plan.base_python)
+        from fa_doctor.installer.wording import describe_plan, plan_as_json
+
+        if self.options["style"] == "json":
+            click.echo(json.dumps(plan_as_json(plan, tool.kind), indent=1))
+        else:
+            click.echo(describe_plan(plan, tool.kind))
+        if self.options["lock"] and not lock_exists:
+            self._write_lock(plan)
+        if self.options["dry_run"]:
+            return 0
+        if self.options["download"]:
+            return self._download(plan)
+        if not self._agreed():
+            return 1
+        # Before the lock, which is a file beside the environment: a refusal leaves nothing behind.
+        check_preconditions(plan, new_session(), offline=self.options["offline"])
+        with locked(paths, self.options["wait"]):
+            refuse_if_unfinished(paths)
+            return self._carry_out(plan, tool)
+
+    def _choose(self, destination: Any) -> Any:
+        from fa_doctor.installer.choose import choose
+        from fa_doctor.installer.destination import available_pythons
+
+        self.pythons = None if destination else available_pythons(self.options["python"], self.environ)
+        minors = [destination.python.minor] if destination else list(self.pythons or {})
+        return choose(self.options["stack"], self._situation(), minors)
+
+    def _situation(self) -> Any:
+        from fa_doctor.installer.situation import Situation, from_machine, from_targets
+
+        if self.options["archs"]:
+            return from_targets(self.options["archs"])
+        if self.options["stack"] == "cpu":
+            return Situation((), "the CPU stack was asked for")
+        from fa_doctor.commands.options import open_host
+        from fa_doctor.diagnosis.model import Level
+        from fa_doctor.facts.machine import gather
+
+        return from_machine(gather(open_host(self.options["machine"], None), level=Level.QUICK))
+
+    def _is_done(self, choice: Any, destination: Any, records: Any) -> bool:
+        """Whether the environment came from this very plan and is still as it was made."""
+        from fa_doctor.installer.flash_attn_package import build_wheel
+
+        record = records.read(destination.environment)
+        if record is None:
+            return False
+        attention = self.options["attention"] or choice.attention
+        kernels = build_wheel().sha256 if attention == "bundled" else None
+        chosen = {name: variable.value for name, variable in choice.variables.items()}
+        return (
+            record.stack == choice.stack.name
+            and record.attention == attention
+            and record.targets == choice.targets
+            and record.kernels_sha256 == kernels
+            and chosen.items() <= record.variables.items()
+            and not records.differences(record, destination.installed)
+        )
+
+    def _plan(self, folder: Path, destination: Any, choice: Any) -> Any:
+        from fa_doctor.installer import lockfile
+        from fa_doctor.installer.destination import available_pythons, to_be_made
+        from fa_doctor.installer.index import IndexClient
+        from fa_doctor.installer.planner import Destination, plan_from_choice, plan_from_lock
+        from fa_doctor.installer.sources import Sources, configured_sources, index_of_stack
+
+        options = self.options
+        if choice is None:
+            locked = lockfile.load(Path(options["lock"]))
+            if destination is None:
+                pythons = available_pythons(options["python"], self.environ)
+                python = pythons.get(locked.python)
+                if python is None:
+                    raise UsageProblem(f"{locked.path} is for Python {locked.python}: name one with --python")
+                destination = Destination(folder, False, python, {})
+            plan = plan_from_lock(locked, destination, replace=options["replace"])
+            return self._with_wheels(plan)
+        if destination is None:
+            destination = to_be_made(folder, choice.stack, self.pythons or {})
+        if options["download"]:
+            destination = Destination(folder, False, destination.python, {})
+        sources = Sources(None)
+        if not options["offline"]:
+            sources = configured_sources(destination.python.executable, self.environ, options["index_url"])
+        client = IndexClient(offline=options["offline"])
+        folders = (str(Path(options["wheels"]).resolve()),) if options["wheels"] else ()
+        return plan_from_choice(
+            choice,
+            destination,
+            attention=options["attention"],
+            replace=options["replace"],
+            sources=Sources(sources.default, sources.extra, (*folders, *sources.find_links)),
+            stack_index=None
+            if options["offline"]
+            else index_of_stack(choice.stack, options["pytorch_index"], options["amd_index"]),
+            client=client,
+            everything=bool(options["lock"]),
+            folders=folders,
+        )
+
+    def _with_wheels(self, plan: Any) -> Any:
+        """A plan from a lock file whose files are taken from --wheels where they are there."""
+        from fa_doctor.installer.planner import from_folder
+
+        if not self.options["wheels"]:
+            return plan
+        return from_folder(plan, Path(self.options["wheels"]).resolve(), only=self.options["offline"])
+
+    def _tool(self, base_python: str) -> Any:
+        from fa_doctor.installer.package_tool import find_tool
+
+        return find_tool(self.environ, base_python, self.options["installer"])
+
+    def _write_lock(self, plan: Any) -> None:
+        from fa_doctor import __version__
+        from fa_doctor.commands.options import write_output
+        from fa_doctor.installer.lockfile import dump
+
+        write_output(dump(plan, f"fa-doctor {__version__}"), self.options["lock"])
+        click.echo(f"The lock file {self.options['lock']} was written.")
+
+    def _agreed(self) -> bool:
+        if self.options["yes"]:
+            return True
+        if not sys.stdin.isatty():
+            raise UsageProblem("nobody is there to agree: say --yes to install, --dry-run to see the plan only")
+        return click.confirm("Carry this out?", default=False)
+
+    def _download(self, plan: Any) -> int:
+        from fa_doctor.installer.download import Downloader
+        from fa_doctor.installer.index import new_session
+        from fa_doctor.installer.progress import Progress
+
+        folder = Path(self.options["download"])
+        downloader = Downloader(folder, new_session(), Progress().bytes)
+        for package in plan.downloads:
+            downloader.fetch(package.file)
+        click.echo(f"{len(plan.downloads)} files are in {folder}. On the machine without a network:")
+        click.echo(
+            f"  fa-doctor install --stack {plan.stack} --offline --wheels {folder} {self._arch_words(plan)}".rstrip()
+        )
+        return 0
+
+    def _arch_words(self, plan: Any) -> str:
+        return " ".join(f"--arch {gfx}" for gfx in plan.targets)
+
+    def _carry_out(self, plan: Any, tool: Any) -> int:
+        from fa_doctor.installer.errors import Refused
+        from fa_doctor.installer.progress import Progress
+        from fa_doctor.installer.transaction import Transaction
+        from fa_doctor.installer.wording import describe_failure, describe_success
+
+        progress = Progress()
+        transaction = Transaction(
+            plan, tool, self.environ, on_step=progress.step, progress=progress.bytes, offline=self.options["offline"]
+        )
+        try:
+            with _terminated_as_interrupt():
+                outcome = transaction.run()
+        except Refused:
+            raise
+        except KeyboardInterrupt:
+            click.echo(describe_failure(plan, transaction, "it was interrupted"), err=True)
+            return 130
+        except FaDoctorError as error:
+            click.echo(describe_failure(plan, transaction, str(error)), err=True)
+            return error.exit_code
+        click.echo(describe_success(plan, outcome))
+        return 0
+
+    def _resume(self, paths: Any) -> int:
+        from fa_doctor.installer import lockfile
+        from fa_doctor.installer.destination import existing
+        from fa_doctor.installer.locking import locked
+        from fa_doctor.installer.planner import Destination, plan_from_lock
+        from fa_doctor.installer.recover import complete_placing, unfinished
+        from fa_doctor.installer.target import inspect_python
+        from fa_doctor.installer.wording import next_steps
+
+        if unfinished(paths) is None:
+            click.echo(f"Nothing to do: no install of {paths.environment} was cut off. Nothing was changed.")
+            return 0
+        with locked(paths, self.options["wait"]):
+            cut = unfinished(paths)
+            if cut is None:
+                return 0
+            if complete_placing(paths, cut):
+                click.echo(f"Done: {paths.environment} had been built and verified; it is in its place now.")
+                click.echo("\n".join(next_steps(paths.environment, True)))
+                return 0
+            stored = lockfile.load(cut.plan)
+            destination = existing(paths.environment) or Destination(
+                paths.environment, False, inspect_python(cut.base_python), {}
+            )
+            plan = plan_from_lock(stored, destination, replace=True)
+            click.echo(f"Resumes the install that was cut off at the step {cut.step!r}.")
+            return self._carry_out(plan, self._tool(plan.base_python))
+
+    def _roll_back(self, paths: Any) -> int:
+        from fa_doctor.installer.locking import locked
+        from fa_doctor.installer.recover import roll_back
+
+        if not paths.journal.exists():
+            raise UsageProblem(f"there is no install of {paths.environment} to undo")
+        with locked(paths, self.options["wait"]):
+            click.echo(f"Undone: {roll_back(paths)}.")
+        return 0
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end an install as Ctrl-C does: with everything undone."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

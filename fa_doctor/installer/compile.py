@@ -1,0 +1,85 @@
+"""Compiles the installed kernels for the target GPUs ahead of time, by the environment's own Triton, without a GPU.
+
+What it makes is a Triton cache inside the environment; the installed flash_attn looks there before it compiles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fa_doctor.installer.children import TAIL, clean_environment, run_child
+from fa_doctor.installer.errors import InstallFailed
+
+__all__ = ["CACHE", "Compiled", "compile_kernels"]
+
+CACHE = Path("share", "fa-doctor", "triton-cache")  # below the environment; flash_attn/prebuilt.py looks there
+DEADLINE_S = 1800.0
+FIND_KERNELS = "import importlib.util as u; print(u.find_spec('flash_attn').submodule_search_locations[0])"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What came of one target: kernels in the cache, and the variants that do not compile, with the reason."""
+
+    target: str
+    kernels: int
+    problems: tuple[str, ...]
+
+
+def compile_kernels(
+    python: Path, environment: Path, targets: tuple[str, ...], environ: Mapping[str, str]
+) -> tuple[Compiled, ...]:
+    """Compiles for each gfx target. Raises InstallFailed when nothing at all compiles for one of them."""
+    child = clean_environment(environ, TRITON_CACHE_DIR=str(environment / CACHE))
+    found = run_child([python, "-I", "-c", FIND_KERNELS], environ=child, deadline_s=60)
+    folder = Path(found.output.strip()) / "kernels"
+    if found.returncode != 0 or not folder.is_dir():
+        raise InstallFailed(f"the installed flash_attn has no kernels: {found.output.strip()[-500:]}")
+    return tuple(_compile(python, folder, target, child) for target in targets)
+
+
+def _compile(python: Path, folder: Path, target: str, child: Mapping[str, str]) -> Compiled:
+    """One target. A variant on which the compiler dies is passed over, and the rest is compiled by another process."""
+    first, kernels, problems = 0, 0, []
+    while True:
+        request = json.dumps({"arch": target, "first": first, "shims": True})
+        outcome = run_child([python, folder, "compile", request], environ=child, deadline_s=DEADLINE_S)
+        begun, ended = None, False
+        for row in _rows(outcome.output):
+            if row["event"] == "refused":
+                raise InstallFailed(f"the kernels cannot be compiled for {target}: {row['message']}")
+            if row["event"] == "begin":
+                begun = int(row["number"])
+            elif row["event"] == "rows":
+                errors = [str(entry["error"]) for entry in row["rows"] if entry.get("error")]
+                problems += errors
+                kernels += len(row["rows"]) - len(errors)
+            elif row["event"] == "end":
+                ended = True
+        if ended:
+            break
+        if begun is None or begun < first:
+            raise InstallFailed(f"compiling for {target} did not begin: {outcome.output.strip()[-TAIL:]}")
+        problems.append(f"the compiler died on variant {begun} (status {outcome.returncode})")
+        first = begun + 1
+    if not kernels:
+        raise InstallFailed(f"no kernel compiles for {target}: {problems[0] if problems else 'nothing was compiled'}")
+    return Compiled(target, kernels, tuple(problems))
+
+
+def _rows(output: str) -> list[dict[str, Any]]:
+    rows = []
+    for line in output.splitlines():
+        if not line.startswith("{"):
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "event" in row:
+            rows.append(row)
+    return rows

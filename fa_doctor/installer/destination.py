@@ -1,0 +1,90 @@
+"""Which environment is installed into: named, active, or a new one; and which Python makes a new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from fa_doctor.errors import UsageProblem
+from fa_doctor.installer.errors import NothingFits, Refused
+from fa_doctor.installer.installed import scan
+from fa_doctor.installer.planner import Destination
+from fa_doctor.installer.target import TargetPython, active_environment, inspect_python
+from fa_doctor.knowledge.stacks import Stack
+
+__all__ = ["available_pythons", "environment_folder", "existing", "to_be_made"]
+
+MINORS = range(8, 16)
+
+
+def environment_folder(venv: str | None, python: str | None, environ: Mapping[str, str]) -> Path:
+    """The folder of the environment: --venv, that of --python, the active one, else one of fa-doctor's own.
+
+    A system's own Python is never installed into: for it, too, an environment of fa-doctor's own is taken.
+    """
+    if venv:
+        return Path(os.path.realpath(os.path.expanduser(venv)))
+    if python:
+        chosen = inspect_python(python)
+        if chosen.environment != "system":
+            return Path(os.path.realpath(chosen.prefix))
+    else:
+        active = active_environment(environ)
+        if active:
+            return Path(os.path.realpath(active))
+    return Path(platformdirs.user_data_dir("fa-doctor", appauthor=False)) / "venv"
+
+
+def existing(folder: Path) -> Destination | None:
+    """The environment in a folder; None when there is none yet. Raises UsageProblem when something else is there."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    executable = folder / "bin" / "python"
+    if not executable.exists():
+        raise UsageProblem(f"{folder} is there and is no Python environment: name another folder with --venv")
+    python = inspect_python(str(executable))
+    if python.environment == "system" or Path(os.path.realpath(python.prefix)) != folder:
+        raise UsageProblem(f"{folder} is no virtual or conda environment: its Python belongs to {python.prefix}")
+    return Destination(folder, True, python, scan(python.purelib, python.platlib))
+
+
+def available_pythons(python: str | None, environ: Mapping[str, str]) -> dict[str, TargetPython]:
+    """The Pythons that could make a new environment, by version ("3.12"): --python alone, else those on PATH and our own."""
+    if python:
+        chosen = inspect_python(python)
+        return {chosen.minor: chosen}
+    path = environ.get("PATH", os.defpath)
+    found: dict[str, TargetPython] = {}
+    for name in ("python3", sys.executable, *(f"python3.{minor}" for minor in MINORS)):
+        executable = shutil.which(name, path=path)
+        if executable is None:
+            continue
+        try:
+            candidate = inspect_python(executable)
+        except Refused:
+            continue
+        if candidate.environment != "system" and candidate.base_executable != candidate.executable:
+            try:
+                candidate = inspect_python(candidate.base_executable)
+            except Refused:
+                continue
+        found.setdefault(candidate.minor, candidate)
+    if not found:
+        raise Refused("no Python 3 was found on PATH; name one with --python")
+    return found
+
+
+def to_be_made(folder: Path, stack: Stack, pythons: Mapping[str, TargetPython]) -> Destination:
+    """A new environment from the first Python that the stack has wheels for."""
+    fitting = [python for minor, python in pythons.items() if minor in stack.python]
+    if not fitting:
+        raise NothingFits(
+            f"{stack.name} has wheels for Python {stack.python[0]} to {stack.python[-1]}; there is "
+            f"{', '.join(sorted(pythons))}: install one of those and name it with --python"
+        )
+    return Destination(folder, False, fitting[0], {})

@@ -1,0 +1,1 @@
+"""flash_attn.ops of the bundled kernels."""

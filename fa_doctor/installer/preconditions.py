@@ -1,0 +1,95 @@
+"""What must hold before the first change: rights, room, memory, and a network that answers. All faults in one run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import psutil
+import requests
+
+from fa_doctor.installer.errors import Refused
+from fa_doctor.installer.index import redacted
+from fa_doctor.installer.plan import Plan
+
+__all__ = ["bytes_needed", "check_preconditions"]
+
+MEMORY_BUNDLED = 512 << 20  # bytes for an installer and a small attention call
+MEMORY_UPSTREAM = 5 << 30  # bytes for one compile job of flash-attn
+# What wheels grow to when they are unpacked; torch for ROCm: 6.6 GB become 15.7 GB (2.14.1+rocm7.2).
+GROWTH = 2.5
+UNKNOWN_SIZE = 50 << 20  # bytes assumed for a file whose index states no size; torch's index states them
+TIMEOUT_S = (10.0, 30.0)
+
+
+def check_preconditions(plan: Plan, session: requests.Session, *, offline: bool) -> None:
+    """Raises Refused with everything that is wrong, one a line."""
+    problems = [*_rights(plan.environment), *_room(plan), *_memory(plan)]
+    if not offline:
+        problems += _network(plan, session)
+    if problems:
+        raise Refused("nothing was changed: " + "\n".join(problems))
+
+
+def bytes_needed(plan: Plan) -> int:
+    """The room that downloads and the unpacked wheels take at most, in bytes."""
+    sizes = [(package.file.size or UNKNOWN_SIZE) for package in plan.downloads if package.file]
+    return int(sum(sizes) * (1 + GROWTH)) + (64 << 20)
+
+
+def _rights(environment: Path) -> list[str]:
+    problems = []
+    parent = next(folder for folder in environment.parents if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".fa-doctor-"):
+            pass
+    except OSError as error:
+        problems.append(
+            f"{parent} cannot be written to ({error.strerror}): the new environment is built beside the old"
+        )
+    if environment.exists():
+        if os.path.ismount(environment):
+            problems.append(f"{environment} is a mount point and cannot be replaced: name a folder in it with --venv")
+        elif not os.access(environment, os.R_OK | os.W_OK | os.X_OK):
+            problems.append(f"{environment} cannot be read and written by this user")
+    return problems
+
+
+def _room(plan: Plan) -> list[str]:
+    parent = next(folder for folder in plan.environment.parents if folder.exists())
+    free, needed = shutil.disk_usage(parent).free, bytes_needed(plan)
+    if free >= needed:
+        return []
+    return [f"the disk of {parent} has {free / 1e9:.1f} GB free, up to {needed / 1e9:.1f} GB are needed"]
+
+
+def _memory(plan: Plan) -> list[str]:
+    needed = MEMORY_UPSTREAM if plan.attention == "upstream" else MEMORY_BUNDLED
+    available = psutil.virtual_memory().available
+    if available >= needed:
+        return []
+    return [f"{available / 1e9:.1f} GB of memory are available, {needed / 1e9:.1f} GB are needed"]
+
+
+def _network(plan: Plan, session: requests.Session) -> list[str]:
+    """Asks for the largest file of each server, without fetching it."""
+    largest: dict[str, tuple[int, str]] = {}
+    for package in plan.downloads:
+        file = package.file
+        if file is None or not file.url.startswith("http"):
+            continue
+        if (plan.paths.wheels / file.filename).exists():
+            continue
+        server = "/".join(file.url.split("/", 3)[:3])
+        largest[server] = max(largest.get(server, (0, file.url)), (file.size or 0, file.url))
+    return [problem for problem in (_unreachable(url, session) for _, url in largest.values()) if problem]
+
+
+def _unreachable(url: str, session: requests.Session) -> str | None:
+    try:
+        with session.get(url, headers={"Range": "bytes=0-0"}, timeout=TIMEOUT_S, stream=True) as response:
+            return None if response.ok else f"{redacted(url)} answers {response.status_code} {response.reason}"
+    except requests.RequestException as error:
+        return f"{redacted(url)} cannot be reached: {type(error).__name__}"

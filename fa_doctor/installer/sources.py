@@ -1,0 +1,98 @@
+"""Where packages may come from: the indexes and folders that pip and uv are configured with, and the stack's own.
+
+Nothing here names the default index: its address is what the installed pip (or uv) says it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fa_doctor.knowledge.stacks import Stack
+
+__all__ = ["Sources", "configured_sources", "index_of_stack"]
+
+DEADLINE_S = 30.0
+PYTORCH = "https://download.pytorch.org/whl"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """`default` and `extra` are simple indexes (PEP 503/691), `find_links` folders or pages with links to wheels."""
+
+    default: str | None
+    extra: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        return (*((self.default,) if self.default else ()), *self.extra)
+
+
+def index_of_stack(stack: Stack, pytorch_mirror: str | None, amd_mirror: str | None) -> str | None:
+    """The index of a stack; a mirror takes the place of the official address and keeps the part that names ROCm."""
+    if stack.url is None:
+        return None
+    if stack.index == "pytorch" and pytorch_mirror:
+        return stack.url.replace(PYTORCH, pytorch_mirror.rstrip("/"), 1)
+    if stack.index == "amd" and amd_mirror:
+        return amd_mirror.rstrip("/")
+    return stack.url
+
+
+def configured_sources(python: str, environ: Mapping[str, str], index_url: str | None = None) -> Sources:
+    """What pip of `python` (else of fa-doctor's own Python, else uv) would use: option, variables, files, built-in."""
+    configured: dict[str, str] = {}
+    helper = next((exe for exe in (python, sys.executable) if _run([exe, "-m", "pip", "--version"], environ)), None)
+    if helper:
+        configured = _pip_configuration(_run([helper, "-m", "pip", "config", "list"], environ) or "")
+    default = (
+        index_url
+        or environ.get("PIP_INDEX_URL")
+        or environ.get("UV_DEFAULT_INDEX")
+        or environ.get("UV_INDEX_URL")
+        or configured.get("index-url")
+        or _built_in(helper, environ)
+    )
+    extra = environ.get("PIP_EXTRA_INDEX_URL") or configured.get("extra-index-url") or environ.get("UV_EXTRA_INDEX_URL")
+    links = environ.get("PIP_FIND_LINKS") or configured.get("find-links") or environ.get("UV_FIND_LINKS")
+    if environ.get("PIP_NO_INDEX") or configured.get("no-index") in ("true", "1"):
+        return Sources(None, (), tuple((links or "").split()))
+    return Sources(default, tuple((extra or "").split()), tuple((links or "").split()))
+
+
+def _pip_configuration(listing: str) -> dict[str, str]:
+    """Reads `pip config list`: lines such as global.index-url='https://...'; `install.` wins over `global.`."""
+    found: dict[str, str] = {}
+    for section in ("global", "install"):
+        for line in listing.splitlines():
+            key, separator, value = line.partition("=")
+            if not separator or not key.startswith(f"{section}."):
+                continue
+            try:
+                text = str(ast.literal_eval(value))
+            except (ValueError, SyntaxError):
+                continue
+            found[key.partition(".")[2]] = text
+    return found
+
+
+def _built_in(helper: str | None, environ: Mapping[str, str]) -> str | None:
+    """The address that pip or uv itself uses when nothing is configured, as its help states it."""
+    command = [helper, "-m", "pip", "install", "--help"] if helper else ["uv", "pip", "install", "--help"]
+    match = re.search(r"default:?\s+<?(https?://[^\s>)]+/simple)", _run(command, environ) or "")
+    return match[1] if match else None
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> str | None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, env={**environ, "COLUMNS": "200"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
