@@ -155,8 +155,10 @@ def values(machine: Machine) -> Verdicts:
         return unknown("the environment variables are not known")
     verdicts = []
     for name, value in sorted(machine.variables.items()):
+        if not value or name in _JUDGED_ELSEWHERE:
+            continue
         known = variable(name)
-        if known is None or not value or name in _JUDGED_ELSEWHERE or known.accepts(value) is not False:
+        if known is None or known.accepts(value) is not False:
             continue
         verdicts.append(
             warned(

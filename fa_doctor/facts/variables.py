@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fa_doctor.host import Host
-from fa_doctor.knowledge.variables import variables
+from fa_doctor.knowledge.variables import names
 
 __all__ = ["gather"]
 
@@ -16,4 +16,4 @@ def gather(host: Host) -> dict[str, str] | None:
     environ = host.environ
     if environ is None:
         return None
-    return {name: environ[name] for name in variables() if name in environ}
+    return {name: environ[name] for name in names() if name in environ}

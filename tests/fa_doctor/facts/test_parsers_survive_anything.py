@@ -64,7 +64,7 @@ def test_any_text(parser: Callable[[str], Any]) -> None:
     )
 )
 def test_any_json_in_place_of_the_interpreters_answer(content: Any) -> None:
-    answer = python.parse_answer("fa-doctor:" + json.dumps(content))
+    answer = python.parse_answer(f"fa-doctor:{content!r}")
     assert answer is None or isinstance(answer.site_packages, tuple)
     distributions.parse_direct_url(json.dumps(content))
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from fa_doctor.knowledge.variables import variable, variables
+from fa_doctor.knowledge.variables import names, variable, variables
 
 
 def test_only_the_exact_word_switches_the_triton_backend_on() -> None:
@@ -42,3 +42,7 @@ def test_every_variable_of_the_facts_is_known(shared: Path) -> None:
         name for row in facts["variables"] for name in re.findall(r"[A-Z][A-Z0-9_]+", re.sub(r"\S+\*", "", row["name"]))
     }
     assert written <= set(variables())
+
+
+def test_the_names_read_without_parsing_are_those_of_the_table() -> None:
+    assert names() == tuple(variables())
