@@ -37,12 +37,16 @@ def devices(machine: Machine) -> Verdicts:
         Evidence("/dev/dri", ", ".join(node.path.rsplit("/", 1)[-1] for node in present) or "no render node"),
         *container.evidence[:2],
     )
-    if kfd.exists and present:
+    withheld = bool(machine.gpus.withheld) and not machine.gpus.known
+    if kfd.exists and present and not withheld:
         return passed("/dev/kfd and a render node were passed to the container", *evidence)
     meant_for_amd = machine.torch is not None and machine.torch.build == "rocm"
     if not (container.docker_desktop and meant_for_amd) and not driver.loaded and not machine.gpus.known:
         return skipped("the kernel of the host shows no amdgpu driver: that comes first")
-    missing = [name for name, there in (("/dev/kfd", kfd.exists), ("/dev/dri/renderD*", bool(present))) if not there]
+    if kfd.exists and not present and not withheld and driver.dri is None:
+        return unknown("whether a render node was passed to the container is not known", *evidence)
+    rendered = bool(present) and not withheld
+    missing = [name for name, there in (("/dev/kfd", kfd.exists), ("/dev/dri/renderD*", rendered)) if not there]
     if container.docker_desktop:
         return failed(
             "Docker Desktop runs this container in a virtual machine that has no AMD GPU",

@@ -59,6 +59,8 @@ def present(machine: Machine) -> Verdicts:
         return _withheld(machine)
     if machine.container.inside and machine.driver.loaded and not (machine.driver.kfd and machine.driver.kfd.exists):
         return skipped("the container has no /dev/kfd: CON001 tells")
+    if machine.container.docker_desktop and machine.torch is not None and machine.torch.build == "rocm":
+        return skipped("Docker Desktop's virtual machine has no AMD GPU: CON001 tells")
     if machine.system.wsl:
         return _none_under_wsl(machine)
     amd = [other for other in gpus.others if other.vendor == "AMD"]

@@ -13,7 +13,7 @@ from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.gpus import version_key
 
 
-@check("DRV301", "system.wsl", rests_on=("TOR101",), causes=("wsl-specific",))
+@check("DRV301", "system.wsl", rests_on=("GPU001", "TOR101"), causes=("wsl-specific",))
 def wsl(machine: Machine) -> Verdicts:
     """Under WSL torch uses the HSA runtime that is made for it.
 

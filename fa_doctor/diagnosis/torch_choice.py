@@ -59,10 +59,9 @@ def choose_torch(machine: Machine) -> TorchChoice:
 def covers(stack: Stack, gfx: str) -> bool:
     """Whether the wheel runs on a GPU: it has code for it, or for the target of its own family that it commonly runs
     as, and nothing is known to be wrong with that."""
-    if gaps_of(gfx, stack):
-        return False
     row = architecture(gfx)
-    return gfx in stack.archs or bool(row and row.override and row.override.runs_as in stack.archs)
+    runs_as = gfx if gfx in stack.archs or row is None or row.override is None else row.override.runs_as
+    return runs_as in stack.archs and not gaps_of(gfx, stack) and not gaps_of(runs_as, stack)
 
 
 def pythons_for(targets: tuple[str, ...]) -> tuple[str, ...]:
