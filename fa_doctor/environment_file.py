@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fa_doctor.errors import UsageProblem
+from fa_doctor.user_folders import configuration_folder
 
 __all__ = ["EnvironmentFile", "Variable", "environment_file_of"]
 
@@ -38,9 +39,7 @@ def environment_file_of(prefix: str | None, environment: str | None) -> Environm
     """The environment file of a target Python, from its `prefix` and kind of `environment` (see facts.python.Python)."""
     if prefix and environment in ("venv", "conda"):
         return EnvironmentFile(Path(prefix) / NAME)
-    import platformdirs
-
-    return EnvironmentFile(Path(platformdirs.user_config_dir("fa-doctor")) / NAME)
+    return EnvironmentFile(configuration_folder() / NAME)
 
 
 class EnvironmentFile:

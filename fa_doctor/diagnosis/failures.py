@@ -140,8 +140,10 @@ def load(more: Iterable[Path] = ()) -> Knowledge:
     }
     symptoms = {row["id"]: symptom_of(row) for row in tables.load("symptoms")["symptom"]}
     failures: list[Failure] = []
-    for path in (*sorted((tables.FOLDER / "failures").glob("*.toml")), *more):
-        failures += (failure_of(row, path.name) for row in tables.read(path)["failure"])
+    files = [(name, tables.load(name)) for name in tables.names_below("failures")]
+    files += [(path.name, tables.read(path)) for path in more]
+    for file, table in files:
+        failures += (failure_of(row, file) for row in table["failure"])
     names = [failure.id for failure in failures]
     for failure in failures:
         if failure.cause not in causes:

@@ -14,6 +14,7 @@ from typing import Any
 
 from fa_doctor.entrypoint import witness
 from fa_doctor.host import Host
+from fa_doctor.user_folders import cache_folder
 
 __all__ = ["KEEP_S", "KeptVerdict", "state_folder"]
 
@@ -26,9 +27,7 @@ def state_folder() -> Path:
     named = os.environ.get("FA_DOCTOR_STATE_DIR")
     if named:
         return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("fa-doctor"))
+    return cache_folder()
 
 
 class KeptVerdict:

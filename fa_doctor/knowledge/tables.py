@@ -1,7 +1,11 @@
-"""Reads the TOML tables beside this file: each is parsed at most once in a process, and only when it is asked for."""
+"""Reads the TOML tables beside this file: each is parsed at most once in a process, and only when it is asked for.
+
+They are read through the package's own loader, so that they are found in a zip file too.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -13,15 +17,25 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load", "read", "sources_of"]
-
-FOLDER = Path(__file__).parent
+__all__ = ["load", "names_below", "read", "sources_of"]
 
 
 @cache
 def load(name: str) -> Mapping[str, Any]:
-    """The parsed content of `name`.toml. Raises FileNotFoundError for a table that is not part of the package."""
-    return read(FOLDER / f"{name}.toml")
+    """The parsed content of `name`.toml ("gpus", "failures/build"). Raises OSError for one that is not of the package."""
+    path = os.path.join(os.path.dirname(__file__), f"{name}.toml")
+    data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
+    return tomllib.loads(data.decode())
+
+
+def names_below(folder: str) -> tuple[str, ...]:
+    """The sorted names, as `load` takes them, of the tables in a folder beside this file."""
+    from importlib import resources
+
+    entries = resources.files("fa_doctor.knowledge").joinpath(folder).iterdir()
+    return tuple(
+        sorted(f"{folder}/{entry.name.removesuffix('.toml')}" for entry in entries if entry.name.endswith(".toml"))
+    )
 
 
 def read(path: Path) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fa_doctor import __version__
@@ -91,6 +90,7 @@ def _machine(machine: Machine) -> Document:
         "wsl": system.wsl,
         "os": _plain(system, "distribution", "version", "pretty_name", "kernel", "glibc"),
         "environment": dict(machine.variables or {}),
+        "faults": [dataclasses.asdict(fault) for fault in machine.faults],
     }
 
 
@@ -149,7 +149,9 @@ def load(path: str) -> Document:
 
 def schema() -> Document:
     """The JSON Schema of a report."""
-    text = Path(__file__).with_name("report.schema.json").read_text(encoding="utf-8")
+    from importlib import resources
+
+    text = resources.files("fa_doctor.report").joinpath("report.schema.json").read_text(encoding="utf-8")
     document = json.loads(text)
     assert isinstance(document, dict)
     return document

@@ -118,6 +118,8 @@ class _Printer:
                 f"{', '.join(parts) or 'nothing checked'}; {document['duration_s']:.2f} s.",
             )
         )
+        for fault in document["machine"].get("faults", ()):
+            self._indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
         for line in _next_steps(document):
             self._indented(line, indent=0)
 
