@@ -140,9 +140,7 @@ def _build(machine: Machine) -> tuple[Fix, ...]:
     )
 
 
-@check(
-    "DRV002", "driver.compute-interface", rests_on=("DRV001",), causes=("driver-missing", "container-devices-missing")
-)
+@check("DRV002", "driver.compute-interface", rests_on=("DRV001",), causes=("driver-missing",))
 def compute_interface(machine: Machine) -> Verdicts:
     """/dev/kfd, the driver's compute interface, is there.
 

@@ -141,7 +141,7 @@ def build(machine: Machine) -> Verdicts:
     )
 
 
-@check("TOR102", "torch.architecture", rests_on=("TOR101",), causes=("gpu-arch-unsupported",))
+@check("TOR102", "torch.architecture", rests_on=("TOR101", "GPU004", "GPU005"), causes=("gpu-arch-unsupported",))
 def architecture_in_wheel(machine: Machine) -> Verdicts:
     """The installed torch has code for each GPU that it will use.
 
