@@ -66,6 +66,14 @@ def _from_file(context: click.Context, _: click.Parameter, path: str | None) -> 
 )
 @click.option("--python", envvar="FA_DOCTOR_PYTHON", metavar="EXE", help="The Python to examine.")
 @click.option(
+    "--ignore",
+    "unwanted",
+    envvar="FA_DOCTOR_IGNORE",
+    multiple=True,
+    metavar="ID",
+    help="Leave these checks out; in the variable, several are set apart by blanks.",
+)
+@click.option(
     "--keep/--no-keep",
     envvar="FA_DOCTOR_KEEP",
     default=True,
@@ -80,6 +88,7 @@ def command(
     wait: float,
     timeout: float | None,
     python: str | None,
+    unwanted: tuple[str, ...],
     keep: bool,
     verbose: bool,
     argv: tuple[str, ...],
@@ -95,7 +104,7 @@ def command(
     end_on_signals()
     depth = Level[level.upper()]
     try:
-        outcome = _outcome(depth, wait, timeout or float(depth.value) + 4, python, keep, verbose)
+        outcome = _outcome(depth, wait, timeout or float(depth.value) + 4, python, unwanted, keep, verbose)
     except Exception as error:
         # Whatever is wrong with the doctor, with --on-fail warn the patient's command must start.
         if on_fail == "stop" or isinstance(error, UsageProblem):
@@ -114,14 +123,20 @@ def command(
 
 
 def _outcome(
-    level: Level, wait_s: float, timeout_s: float, python: str | None, keep: bool, verbose: bool
+    level: Level,
+    wait_s: float,
+    timeout_s: float,
+    python: str | None,
+    unwanted: tuple[str, ...],
+    keep: bool,
+    verbose: bool,
 ) -> dict[str, Any]:
     """{"status", "variables"} of this machine: kept, or found now and reported on stderr where it is not well."""
     from fa_doctor.entrypoint.kept_verdict import KeptVerdict, state_folder
     from fa_doctor.host import LiveHost
 
     live = LiveHost()
-    verdict = KeptVerdict(state_folder(), {"level": level.name, "python": python})
+    verdict = KeptVerdict(state_folder(), {"level": level.name, "python": python, "ignore": unwanted})
     if keep:
         outcome, reason = verdict.load(live)
         if outcome is not None:
@@ -137,7 +152,7 @@ def _outcome(
     started = time.monotonic()
     while True:
         looked = time.monotonic()
-        settled = settle(os.environ, level, timeout_s, python)
+        settled = settle(os.environ, level, timeout_s, python, unwanted)
         report = document.build(settled.machine, settled.findings, level, time.monotonic() - looked)
         healthy = report["summary"]["status"] in ("pass", "warn")
         left = started + wait_s - time.monotonic()

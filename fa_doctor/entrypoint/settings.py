@@ -16,6 +16,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "wait": (int, float),
     "timeout": (int, float),
     "python": (str,),
+    "ignore": (list,),
     "keep": (bool,),
     "verbose": (bool,),
 }
@@ -46,4 +47,7 @@ def load_settings(path: str | None, default: str) -> dict[str, Any]:
             raise UsageProblem(f"{name}: {key} is no setting of `run`; there are {', '.join(_KINDS)}")
         if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and bool not in _KINDS[key]):
             raise UsageProblem(f"{name}: {key} = {value!r} is of the wrong kind")
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    if not all(isinstance(entry, str) for entry in table.get("ignore", ())):
+        raise UsageProblem(f"{name}: ignore is a list of ids")
+    names = {"ignore": "unwanted"}
+    return {names.get(key, key.replace("-", "_")): value for key, value in table.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.examine import examine
 from fa_doctor.diagnosis.model import Finding, Level
+from fa_doctor.diagnosis.selection import select
 from fa_doctor.entrypoint.needed import needed_variables
 from fa_doctor.environment_file import Variable, environment_file_of
 from fa_doctor.host import LiveHost
@@ -32,9 +33,18 @@ class Settled:
     asked: dict[str, set[str]]
 
 
-def settle(environ: Mapping[str, str], level: Level, timeout_s: float, python: str | None = None) -> Settled:
-    """Examines this machine in the environment `environ` together with the variables that it turns out to need."""
-    checks = all_checks()
+def settle(
+    environ: Mapping[str, str],
+    level: Level,
+    timeout_s: float,
+    python: str | None = None,
+    unwanted: Iterable[str] = (),
+) -> Settled:
+    """Examines this machine in the environment `environ` together with the variables that it turns out to need.
+
+    `unwanted` names checks to leave out, as --ignore does.
+    """
+    checks = select(all_checks(), (), unwanted)
     variables: dict[str, Variable] = {}
     asked: dict[str, set[str]] = {}
     for _ in range(_ROUNDS):
