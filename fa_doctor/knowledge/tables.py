@@ -17,15 +17,20 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load", "names_below", "read", "sources_of"]
+__all__ = ["load", "names_below", "read", "sources_of", "text_of"]
 
 
 @cache
 def load(name: str) -> Mapping[str, Any]:
     """The parsed content of `name`.toml ("gpus", "failures/build"). Raises OSError for one that is not of the package."""
+    return tomllib.loads(text_of(name))
+
+
+def text_of(name: str) -> str:
+    """The text of `name`.toml, for who needs less than parsing gives."""
     path = os.path.join(os.path.dirname(__file__), f"{name}.toml")
     data: bytes = __spec__.loader.get_data(path)  # type: ignore[union-attr]
-    return tomllib.loads(data.decode())
+    return data.decode()
 
 
 def names_below(folder: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fa_doctor.knowledge.tables import FOLDER, load, sources_of
+from fa_doctor.knowledge.tables import load, sources_of, text_of
 
 __all__ = ["Variable", "names", "variable", "variables"]
 
@@ -66,8 +66,7 @@ def variables() -> Mapping[str, Variable]:
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
     """The names of the known variables, without parsing the whole table (a tenth of the time of a quick check)."""
-    text = (FOLDER / "variables.toml").read_text(encoding="utf-8")
-    return tuple(re.findall(r'^name = "([A-Za-z0-9_]+)"$', text, re.MULTILINE))
+    return tuple(re.findall(r'^name = "([A-Za-z0-9_]+)"$', text_of("variables"), re.MULTILINE))
 
 
 def variable(name: str) -> Variable | None:
