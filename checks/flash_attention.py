@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Safety, Verdict, failed, passed, skipped, unknown, warned
-from fa_doctor.diagnosis.remedies import replace_packages, set_variable, uninstall_line, unset_variable
+from fa_doctor.diagnosis.remedies import install_line, replace_packages, set_variable, uninstall_line, unset_variable
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import FlashAttention
 from fa_doctor.knowledge.gpus import architecture, version_key
@@ -15,6 +15,7 @@ from fa_doctor.knowledge.stacks import recommendation_for
 
 ENABLE = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
 AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
+EXPERIMENTAL = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 _ON = ("1", "true", "yes")  # what flash-attn takes for "on", in any case; it is compared in lower case
 _BUNDLED = Fix(
     "Or use the attention kernels of fa-doctor, which need no build and no variable",
@@ -303,7 +304,7 @@ def aiter(machine: Machine) -> Verdicts:
                     (
                         "git submodule update --init third_party/aiter   # in the tree of flash-attention",
                         "AITER_TRITON_ONLY=1 AITER_USE_SYSTEM_TRITON=1 ENABLE_CK=0 "
-                        f"{machine.python.executable} -m pip install --no-build-isolation --no-deps ./third_party/aiter",
+                        + install_line(machine, ("./third_party/aiter",), None, "--no-build-isolation", "--no-deps"),
                     ),
                     proof="FAT006",
                 ),
@@ -337,7 +338,7 @@ def aiter(machine: Machine) -> Verdicts:
 @check(
     "FAT007",
     "flash_attention.ignored-arguments",
-    rests_on=("FAT003", "FAT004", "FAT005"),
+    rests_on=("FAT003", "FAT004", "FAT005", "FAT008"),
     causes=("unsupported-feature",),
 )
 def ignored_arguments(machine: Machine) -> Verdicts:
@@ -369,6 +370,75 @@ def ignored_arguments(machine: Machine) -> Verdicts:
     )
 
 
+@check("FAT008", "flash_attention.compiles", rests_on=("FAT003", "FAT004"), causes=("compiler-crash",))
+def compiles(machine: Machine) -> Verdicts:
+    """The Triton kernels of flash_attn compile for this GPU.
+
+    Why it matters: for gfx906 the AMD backend of Triton up to 3.7.1 stops at flash-attn's kernels with
+    "PassManager::run failed"; no setting changes that.
+    How to fix: use scaled_dot_product_attention of torch, whose math path works on that GPU.
+    Sources: the kernels of flash-attn 2.8.3 compiled without a GPU by Triton 3.2.0 to 3.8.0.
+    """
+    found, triton = machine.flash_attention, machine.triton
+    if found is None or found.kind != "triton" or triton is None or triton.version is None:
+        return skipped("flash_attn does not use its Triton backend")
+    for gfx in machine.gpus.gfx_targets:
+        row = architecture(gfx)
+        limit = row.flash_attn_triton_fails_to if row else None
+        if row and limit and version_key(triton.version) <= version_key(limit):
+            return failed(
+                f"the kernels of flash_attn do not compile for {gfx} with Triton {triton.version}",
+                *found.evidence[:1],
+                *triton.evidence[:1],
+                cause="compiler-crash",
+                detail=f"{row.flash_attn_triton_note}.",
+                fixes=(
+                    Fix('Use SDPA in the program (transformers: attn_implementation="sdpa")', proof="FAT008"),
+                    Fix(
+                        "Then remove flash_attn, so that programs do not choose it",
+                        (uninstall_line(machine, ("flash-attn",)),),
+                        safety=Safety.UNSAFE,
+                        proof="FAT008",
+                    ),
+                ),
+            )
+    return passed("nothing is known against compiling its kernels for this GPU", *triton.evidence[:1])
+
+
+@check("FAT009", "flash_attention.sdpa", rests_on=("TOR102",), causes=("slow-fallback",))
+def sdpa(machine: Machine) -> Verdicts:
+    """torch's scaled_dot_product_attention has a fused kernel for this GPU and may use it.
+
+    Why it matters: on ROCm its fused kernels come from AOTriton, and for some GPUs they count as experimental: without
+    a variable the math path runs, several times slower, and with memory that grows with the square of the length.
+    How to fix: export TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 before the first attention call of the process.
+    Sources: aten/src/ATen/native/transformers/hip/sdp_utils.cpp; the targets of each AOTriton release.
+    """
+    torch = machine.torch
+    if torch is None or torch.build != "rocm":
+        return skipped("no ROCm torch is installed")
+    if machine.variables is None:
+        return unknown("the environment variables are not known")
+    used = [gpu for gpu in machine.gpus.known if gpu.visible is not False]
+    targets = sorted({gpu.gfx_in_force or gpu.gfx or "" for gpu in used if not gpu.integrated or len(used) == 1} - {""})
+    if not targets:
+        return skipped("no AMD GPU is known here")
+    states = {gfx: row.aotriton_state(torch.version) for gfx in targets if (row := architecture(gfx)) is not None}
+    waiting = [gfx for gfx, state in states.items() if state == "experimental"]
+    value = machine.variable(EXPERIMENTAL)
+    if waiting and value != "1":
+        return warned(
+            f"SDPA of torch {torch.version} runs its slow math path on {' and '.join(waiting)}",
+            Evidence(EXPERIMENTAL, "not set" if value is None else value),
+            Evidence("AOTriton", f"kernels for {' and '.join(waiting)} are experimental in torch {torch.version}"),
+            cause="slow-fallback",
+            fixes=(set_variable(machine, EXPERIMENTAL, "1", "Let SDPA use its fused kernels", proof="FAT009"),),
+        )
+    if all(state == "none" for state in states.values()):
+        return skipped(f"torch {torch.version} has no fused SDPA kernels for {' and '.join(targets)}")
+    return passed(f"SDPA may use its fused kernels on {' and '.join(targets)}", *torch.evidence[:1])
+
+
 _KINDS = {
     "bundled": "the kernels of fa-doctor",
     "ck": "Composable Kernel",
@@ -384,14 +454,11 @@ def _is_cdna(gfx: str) -> bool:
 
 def _rebuild(machine: Machine, found: FlashAttention) -> Fix:
     release = re.match(r"\d+(\.\d+)*(\.post\d+)?", found.version)
-    python = machine.python.executable or "python3"
+    wanted = f"flash-attn=={release[0] if release else '2.8.3'}"
+    options = ("--no-build-isolation", "--no-deps", "--no-binary", "flash-attn")
     return Fix(
         "Build flash_attn against the installed torch, for its Triton backend",
-        (
-            uninstall_line(machine, ("flash-attn",)),
-            f"{ENABLE}=TRUE {python} -m pip install --no-build-isolation --no-deps --no-binary flash-attn "
-            f"flash-attn=={release[0] if release else '2.8.3'}",
-        ),
+        (uninstall_line(machine, ("flash-attn",)), f"{ENABLE}=TRUE {install_line(machine, (wanted,), None, *options)}"),
         safety=Safety.UNSAFE,
         proof="FAT002",
     )

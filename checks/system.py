@@ -134,3 +134,23 @@ def _wants(machine: Machine) -> Iterator[tuple[str, str, Evidence]]:
                 match = re.fullmatch(r"(GLIBC|GLIBCXX)_(\d+(?:\.\d+)+)", version)
                 if match:
                     yield match[1], match[2], Evidence(extension.path, f"needs {version} of {library}")
+
+
+@check("RES301", "system.facts")
+def facts(machine: Machine) -> Verdicts:
+    """fa-doctor could read everything that it reads.
+
+    Why it matters: where a reader of ours breaks, its facts are unknown, and checks that need them decide nothing.
+    How to fix: report it, with a snapshot of the machine (`fa-doctor snapshot DIR`).
+    Sources: fa_doctor/facts/machine.py.
+    """
+    snapshot = Fix("Record this machine for the report", ("fa-doctor snapshot fa-doctor-machine",))
+    return [
+        unknown(
+            fault.text,
+            fault,
+            detail="This is a fault of fa-doctor, not of this machine; please report it.",
+            fixes=(snapshot,),
+        )
+        for fault in machine.faults
+    ] or passed("all facts were read")

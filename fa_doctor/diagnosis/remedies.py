@@ -137,12 +137,18 @@ def replace_packages(
         )
         return Fix(f"{title} (in a virtual environment: this Python is not to be changed)", lines, proof=proof)
     commands = []
+    if not python.uv and python.distributions is not None and not python.find("pip"):
+        commands.append(f"{target_python(machine)} -m ensurepip")
     if remove:
         commands.append(uninstall_line(machine, remove))
     if install:
         commands.append(install_line(machine, install, index, *options))
     undo = _undo(machine, remove, install)
     action = ReplacePackages(remove, install, index) if python.executable and not options else None
+    if python.writable is False:  # an environment that belongs to root, as /opt/venv in an image
+        commands = [as_root(machine, line) for line in commands]
+        undo = tuple(as_root(machine, line) for line in undo) if undo else None
+        action = None
     if is_image_build(machine):
         commands = [f"RUN {line}" for line in commands]
         title += " (in the Dockerfile of this image; without RUN it holds until this container ends)"

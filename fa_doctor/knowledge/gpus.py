@@ -51,6 +51,7 @@ class Architecture:
     flash_attn_ck_since: str | None
     flash_attn_ck_note: str | None
     flash_attn_triton_since: str | None
+    flash_attn_triton_fails_to: str | None  # the newest Triton whose compiler stops at flash-attn's kernels
     flash_attn_triton_note: str | None
     aotriton_experimental_since: str | None
     aotriton_official_since: str | None
@@ -141,6 +142,7 @@ def _architecture(row: Mapping[str, Any], table: Mapping[str, Any]) -> Architect
         flash_attn_ck_since=row.get("flash_attn_ck_since"),
         flash_attn_ck_note=row.get("flash_attn_ck_note"),
         flash_attn_triton_since=row.get("flash_attn_triton_since"),
+        flash_attn_triton_fails_to=row.get("flash_attn_triton_fails_to"),
         flash_attn_triton_note=row.get("flash_attn_triton_note"),
         aotriton_experimental_since=aotriton.get("experimental"),
         aotriton_official_since=aotriton.get("official"),
