@@ -60,7 +60,7 @@ def command(
     Exit status: 0 healthy, 1 a check failed, 2 wrong usage, 3 no verdict could be reached.
     """
     from fa_doctor.diagnosis.check import all_checks
-    from fa_doctor.diagnosis.examine import examine
+    from fa_doctor.diagnosis.examine import examine, still_reading
     from fa_doctor.diagnosis.selection import apply_ignores, load_ignores, select
     from fa_doctor.report import document as document_module
     from fa_doctor.report import formats as formats_module
@@ -90,8 +90,8 @@ def command(
         from fa_doctor.report import npd
 
         code = npd.exit_code(document)
-    if time.monotonic() - started >= allowed - 0.3:
-        # A thread may still hang in the kernel; an ordinary exit would wait for it.
+    if still_reading():
+        # The thread hangs in the kernel; an ordinary exit would wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

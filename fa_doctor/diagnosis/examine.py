@@ -17,8 +17,9 @@ from fa_doctor.host import Host
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine
 
-__all__ = ["examine"]
+__all__ = ["examine", "still_reading"]
 
+_THREAD = "facts"
 _RESERVE_S = 0.2  # kept back from the deadline for writing the report
 
 
@@ -42,7 +43,7 @@ def examine(
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             outcome.append(error)
 
-    thread = threading.Thread(target=work, daemon=True, name="facts")
+    thread = threading.Thread(target=work, daemon=True, name=_THREAD)
     thread.start()
     thread.join(max(0.0, deadline - time.monotonic()))
     if not outcome:
@@ -62,6 +63,11 @@ def examine(
         raise outcome[0]
     machine = outcome[0]
     return machine, run_checks(machine, checks, level, deadline)
+
+
+def still_reading() -> bool:
+    """Whether a thread that gathers facts was left behind: then only os._exit ends this process."""
+    return any(thread.name == _THREAD and thread.is_alive() for thread in threading.enumerate())
 
 
 def _where(thread: threading.Thread) -> str:

@@ -38,7 +38,7 @@ _ALWAYS_STATED = ("/dev/kfd", "/dev/dxg")
 _RESTLESS = re.compile(r"/proc/(\d+|self|thread-self|loadavg|uptime|stat|interrupts|diskstats|net)(/|$)|/proc$")
 # Numbers that move all the time in a file whose other lines matter: only their size is compared.
 _COARSE = re.compile(
-    r"/proc/meminfo$|/sys/fs/cgroup/|/sys/.*/(gpu_busy_percent|mem_busy_percent|mem_info_\w+_used|pp_dpm_\w+"
+    r"/sys/fs/cgroup/.*/memory\.(current|usage_in_bytes)$|/sys/.*/(gpu_busy_percent|mem_busy_percent|mem_info_\w+_used|pp_dpm_\w+"
     r"|current_link_speed|temp\d+_input|power\d+_(average|input)|freq\d+_input|fan\d+_input|in\d+_input"
     r"|power_state|runtime_status)$"
 )
@@ -121,6 +121,11 @@ def _content(host: Host, path: str) -> Any:
     if found.text is None:
         return (found.problem or Problem.FAILED).value
     text = found.text
+    if path == "/proc/meminfo":
+        # Of its fifty numbers one is the machine's, and one matters by its size.
+        wanted = re.findall(r"^MemTotal:.*", text, re.MULTILINE)
+        available = re.search(r"^MemAvailable:\s*(\d+)", text, re.MULTILINE)
+        return [*wanted, int(available[1]).bit_length() if available else None]
     if _COARSE.search(path):
         text = re.sub(r"\d+", lambda number: str(int(number[0]).bit_length()), text[:65536])
     return _digest(text)
