@@ -24,7 +24,7 @@ _LDCONFIG = "/sbin/ldconfig"  # the path that Triton runs, whatever PATH says
 @dataclass(frozen=True, slots=True)
 class TritonSearch:
     """`state`: "found" (`path`, by the step `rule`), "in process" (no file is needed), "missing" (`tried` in vain),
-    "error" (Triton gives up with `problem`), or "unknown". `llvm` is the major version of a linker."""
+    "error" (Triton gives up with `problem`), or "unknown". `llvm` is the major version of a linker, `said` its line."""
 
     state: str
     path: str | None = None
@@ -33,6 +33,7 @@ class TritonSearch:
     problem: str | None = None
     llvm: int | None = None
     said: str = ""
+    real_path: str | None = None
 
 
 def llvm_of(version_output: str) -> int | None:
@@ -45,7 +46,8 @@ def find_hip_library(host: Host, python: Python, triton: Triton | None, librarie
     """Where this Triton would load the HIP runtime from, in a process that has imported torch; None without Triton."""
     if triton is None or triton.version is None or triton.folder is None:
         return None
-    return _Search(host, python, triton.folder, triton.version, libraries).run("hip_library")
+    found = _Search(host, python, triton.folder, triton.version, libraries).run("hip_library")
+    return replace(found, real_path=host.real_path(found.path)) if found.path else found
 
 
 def find_linker(host: Host, python: Python, triton: Triton | None) -> TritonSearch | None:

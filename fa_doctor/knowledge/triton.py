@@ -17,6 +17,7 @@ __all__ = [
     "conflict_rule",
     "driver_of",
     "needs",
+    "oldest_llvm",
     "python_range",
     "search",
 ]
@@ -56,6 +57,12 @@ def activation_rule(triton_version: str) -> str | None:
     """When this Triton takes its AMD driver to be active, in words."""
     row = _row("activation", triton_version)
     return str(row["rule"]) if row else None
+
+
+def oldest_llvm(triton_version: str) -> int | None:
+    """The oldest LLVM release whose ld.lld links the objects of this Triton; None where any does, or none is called."""
+    row = _row("linker", triton_version)
+    return int(row["oldest_llvm"]) if row else None
 
 
 def python_range(triton_version: str) -> str | None:

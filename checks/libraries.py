@@ -1,0 +1,373 @@
+"""The shared libraries of ROCm: found, all of one release, the same ones for torch, its companions and Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from fa_doctor.diagnosis.check import Verdicts, check
+from fa_doctor.diagnosis.library_fixes import (
+    LIBRARY_PATH,
+    make_found,
+    register_folder,
+    unmix,
+    without_folders,
+)
+from fa_doctor.diagnosis.model import (
+    Evidence,
+    Fix,
+    Level,
+    Status,
+    Verdict,
+    failed,
+    passed,
+    skipped,
+    unknown,
+    warned,
+)
+from fa_doctor.diagnosis.remedies import install_system_packages, set_variable, unset_variable
+from fa_doctor.facts.libraries import LinkedFile, RocmLibrary, is_rocm_library, same_release
+from fa_doctor.facts.linker import Rule
+from fa_doctor.facts.loaded import Failure, Loaded, MappedLibrary
+from fa_doctor.facts.machine import Machine
+from fa_doctor.knowledge.system_packages import package_names
+
+
+@check("LIB001", "libraries.found", rests_on=("ROC001", "ROC002"), causes=("rocm-library-missing",))
+def found(machine: Machine) -> Verdicts:
+    """The dynamic linker finds every library that torch needs.
+
+    Why it matters: `import torch` maps some forty libraries. The dynamic linker looks for each in the RPATH of the file
+    that asks, in LD_LIBRARY_PATH, in its RUNPATH, in /etc/ld.so.cache and in the default folders; one that is in none
+    of them ends the import with "cannot open shared object file". fa-doctor follows these rules over the real files.
+    How to fix: register the folder with ldconfig (as root, for everybody), or name it in LD_LIBRARY_PATH (for one
+    user); where no file of that name exists, install what is missing.
+    Sources: ld.so(8), ldconfig(8); https://rocm.docs.amd.com/projects/install-on-linux/ (post-installation).
+    """
+    torch, linked = machine.torch, machine.libraries.torch
+    if torch is None or torch.build != "rocm":
+        return skipped("no ROCm torch is installed")
+    if linked is None:
+        return unknown(f"the compiled part of torch was not found in {torch.folder}")
+    if not linked.missing:
+        count = len(machine.libraries.mapped)
+        return passed(f"all {count} libraries of `import torch` are found", *map(_where, _core(linked.libraries)))
+    names = ", ".join(dict.fromkeys(missed.name for missed in linked.missing))
+    evidence = [Evidence(missed.by or linked.path, missed.error or f"needs {missed.name}") for missed in linked.missing]
+    evidence += [Evidence(path, "present") for missed in linked.missing for path in missed.elsewhere[:1]]
+    if linked.unknown:
+        return unknown(f"whether the dynamic linker finds {names} is not recorded", *evidence)
+    if machine.python.environment == "conda" and not any(is_rocm_library(missed.name) for missed in linked.missing):
+        return unknown(f"torch needs {names}, which another package of the conda environment may open first", *evidence)
+    broken = any(missed.error for missed in linked.missing)
+    return failed(
+        f"torch needs {names}, which {'cannot be read' if broken else 'the dynamic linker does not find'}",
+        *evidence,
+        cause="rocm-library-missing",
+        detail="A file of that name is there; the linker does not look where it lies."
+        if any(missed.elsewhere for missed in linked.missing)
+        else "",
+        fixes=make_found(machine, linked, "LIB001"),
+    )
+
+
+@check("LIB002", "libraries.one-release", rests_on=("LIB001",), causes=("rocm-library-conflict",))
+def one_release(machine: Machine) -> Verdicts:
+    """All ROCm libraries of torch's process are of one release.
+
+    Why it matters: the HIP runtime, the HSA runtime, the compiler library and the math libraries of a release are made
+    for each other. Mixed ones end in undefined symbols, "invalid device function", or crashes far from the cause. The
+    commonest way there is LD_LIBRARY_PATH with the system's ROCm in front of libraries that torch brought along. (That
+    a ROCm of another release is installed besides is no fault, as long as it stays out of the process.)
+    How to fix: take the folder out of LD_LIBRARY_PATH (or the file out of LD_PRELOAD), or reinstall torch if its folder
+    was changed by hand.
+    Sources: pytorch/builder PR 1468; Looong01/pyg-rocm-build issue 18; ld.so(8).
+    """
+    linked = machine.libraries.torch
+    if linked is None or not linked.libraries:
+        return skipped("torch maps no ROCm library")
+    libraries = _judged(machine, linked.libraries)
+    odd = _odd_ones(libraries)
+    if odd:
+        releases = sorted({library.release for library in libraries if library.release})
+        return failed(
+            f"ROCm {' and '.join(releases)} would meet in torch's process",
+            *map(_where, _core(libraries)),
+            *(Evidence(loser.path, "would be taken otherwise") for library in odd for loser in library.shadowed[:1]),
+            cause="rocm-library-conflict",
+            fixes=unmix(machine, odd, "LIB002"),
+        )
+    torch = machine.torch
+    pushed = [library for library in libraries if library.rule is Rule.LD_LIBRARY_PATH]
+    alternative = machine.libraries.without_variable
+    if torch and torch.bundles_rocm and pushed and alternative is not None and not alternative.missing:
+        other = next((library.release for library in pushed if not same_release(library.release, torch.rocm)), None)
+        if other is not None:
+            return warned(
+                f"LD_LIBRARY_PATH puts ROCm {other} in place of the libraries of ROCm {torch.rocm} that torch carries",
+                *map(_where, pushed[:4]),
+                cause="rocm-library-conflict",
+                fixes=without_folders(machine, [lib.path.rpartition("/")[0] for lib in pushed], "LIB002"),
+            )
+    return passed(
+        f"the ROCm libraries of torch's process are {_release_text(libraries)}", *map(_where, _core(libraries))
+    )
+
+
+@check("LIB003", "libraries.companions", rests_on=("LIB002", "TOR103", "FAT002"), causes=("rocm-library-conflict",))
+def companions(machine: Machine) -> Verdicts:
+    """The compiled packages beside torch use the ROCm libraries that torch has loaded, and bring no second copy.
+
+    Why it matters: an extension that asks for libamdhip64.so.6, while torch's own copy is called libamdhip64.so, makes
+    the linker load the system's as well. Kernels are then registered with one HIP runtime and launched by the other.
+    How to fix: install the build of the package that belongs to this torch, from the same index, or build it against
+    the installed torch.
+    Sources: Looong01/pyg-rocm-build issue 18; ld.so(8), on sonames of loaded libraries.
+    """
+    return list(_companions(machine)) or skipped("no compiled package beside torch links against ROCm")
+
+
+def _companions(machine: Machine) -> Iterator[Verdict]:
+    of_torch = {library.stem: library for library in (machine.libraries.torch or LinkedFile("", "")).libraries}
+    for companion in machine.libraries.companions:
+        second = [library for library in _judged(machine, companion.libraries) if library.stem in of_torch]
+        differing = [library for library in second if not same_release(library.release, of_torch[library.stem].release)]
+        pairs = [item for library in second for item in (_where(of_torch[library.stem]), _where(library))]
+        if differing:
+            yield failed(
+                f"{companion.package} brings a second {differing[0].stem} into torch's process, "
+                f"of ROCm {differing[0].release}",
+                *pairs,
+                cause="rocm-library-conflict",
+                fixes=unmix(machine, differing, "LIB003"),
+            )
+        elif second:
+            yield warned(
+                f"{companion.package} brings a second copy of {second[0].stem} into torch's process",
+                *pairs,
+                cause="rocm-library-conflict",
+                detail="Both are of the same release; kernels registered with one are unknown to the other.",
+                fixes=unmix(machine, second, "LIB003"),
+            )
+        elif not companion.missing:
+            yield passed(f"{companion.package} uses the ROCm libraries of torch", Evidence(companion.path, "followed"))
+
+
+@check(
+    "LIB101",
+    "libraries.triton-hip",
+    rests_on=("TRI001", "TOR101", "LIB001"),
+    causes=("triton-hip-library-not-found", "rocm-library-conflict"),
+)
+def triton_hip(machine: Machine) -> Verdicts:
+    """Triton finds libamdhip64, and it is the one that torch uses.
+
+    Why it matters: Triton opens the HIP runtime by itself, and each version looks in its own order: a variable, what
+    is mapped already, torch/lib, LD_LIBRARY_PATH, ldconfig's table, /opt/rocm/lib. It asks for the name libamdhip64.so,
+    which packages without the development part do not have. Another copy than torch's is a second HIP runtime.
+    How to fix: let Triton take torch's (unset TRITON_LIBHIP_PATH); else put the folder with libamdhip64.so where it
+    looks.
+    Sources: triton/backends/amd/driver.py of Triton 3.2 to 3.9.
+    """
+    triton, search, torch = machine.triton, machine.toolchain.triton_hip_library, machine.torch
+    if triton is None or search is None or torch is None or torch.build != "rocm":
+        return skipped("no Triton beside a ROCm torch")
+    if search.state == "unknown":
+        return unknown(f"where Triton {triton.version} finds libamdhip64.so is not recorded")
+    given = machine.variable("TRITON_LIBHIP_PATH")
+    clear = (unset_variable(machine, "TRITON_LIBHIP_PATH", "Let Triton take the one of torch", proof="LIB101"),)
+    if search.path is None:
+        evidence = [Evidence(path, "not there") for path in search.tried[:6]]
+        return failed(
+            f"Triton {triton.version} does not find libamdhip64.so" + (f": {search.problem}" if search.problem else ""),
+            *evidence,
+            cause="triton-hip-library-not-found",
+            fixes=clear if given else _let_triton_find(machine),
+        )
+    torch_hip = next(
+        (lib for lib in (machine.libraries.torch or LinkedFile("", "")).libraries if lib.stem == "libamdhip64"), None
+    )
+    owner = next((i for i in machine.rocm or () if search.real_path and i.holds(search.real_path)), None)
+    if torch_hip is not None and search.real_path not in (None, torch_hip.real_path):
+        facts = (_where(torch_hip), Evidence(search.rule, f"{search.path} (ROCm {owner.version if owner else '?'})"))
+        if owner is None or not same_release(owner.version, torch_hip.release):
+            return failed(
+                f"Triton would load {search.path}, a second HIP runtime beside torch's",
+                *facts,
+                cause="rocm-library-conflict",
+                fixes=clear if given else (),
+            )
+    return passed(f"Triton {triton.version} takes {search.path}", Evidence(search.rule, search.path))
+
+
+@check(
+    "LIB201",
+    "libraries.import",
+    rests_on=("TOR101", "LIB001"),
+    causes=("rocm-library-missing", "rocm-library-conflict", "glibc-or-libstdcxx-too-old", "python-headers-missing"),
+    level=Level.STANDARD,
+)
+def imports(machine: Machine) -> Verdicts:
+    """torch and Triton are really imported by the target Python, and torch lists its devices.
+
+    Why it matters: this is what a program does first. A child process does it, so that a crash or a hang of a driver
+    costs only the child.
+    How to fix: read the last lines of what it said; `fa-doctor explain` names the cause of many of them.
+    Sources: the child's own output.
+    """
+    loaded = machine.loaded
+    if machine.torch is None:
+        return skipped("torch is not installed")
+    if loaded is None or loaded.state == "not run":
+        return unknown("the import was not tried: nothing can be run on this machine")
+    if loaded.torch_error is not None:
+        return _import_failed(machine, "torch", loaded.torch_error, loaded)
+    if loaded.state in ("crashed", "hung", "died", "garbage") and loaded.torch_version is None:
+        return Verdict(Status.FAIL, f"`import torch` {_ending(loaded)}", _explain(loaded), evidence=_said(loaded))
+    if machine.triton is not None and loaded.triton_error is not None:
+        return _import_failed(machine, "triton", loaded.triton_error, loaded)
+    if loaded.state != "ended":
+        what = "counting the GPUs with torch" if loaded.step == "asking" else f"after the step {loaded.step}, torch"
+        gpu = bool(machine.gpus.known)
+        cause = "gpu-hang-or-reset" if loaded.state == "hung" and gpu else None
+        return Verdict(Status.FAIL, f"{what} {_ending(loaded)}", _explain(loaded), cause, _said(loaded))
+    said = f"torch {loaded.torch_version}, {loaded.device_count if loaded.device_count is not None else '?'} device(s)"
+    evidence = Evidence(f"{machine.python.executable} -c 'import torch, triton'", said)
+    if loaded.device_error is not None:
+        return _import_failed(machine, "the list of devices", loaded.device_error, loaded)
+    return passed(f"the target Python imports torch{' and Triton' if loaded.triton_version else ''}", evidence)
+
+
+@check(
+    "LIB202",
+    "libraries.mapped",
+    rests_on=("LIB201",),
+    causes=("rocm-library-conflict",),
+    level=Level.STANDARD,
+)
+def mapped(machine: Machine) -> Verdicts:
+    """The process that imported torch has the ROCm libraries of one release in its memory, each of them once.
+
+    Why it matters: /proc/self/maps says what is really loaded, whatever paths and variables promise. Two releases in
+    one process are a fault even where nothing has crashed yet.
+    How to fix: as in LIB002; the evidence names the files.
+    Sources: proc(5); /proc/self/maps of the child.
+    """
+    loaded = machine.loaded
+    if loaded is None or not loaded.libraries:
+        return skipped("no ROCm library was mapped")
+    libraries = [lib for lib in loaded.libraries if not (machine.system.wsl and lib.stem == "libhsa-runtime64")]
+    facts = [Evidence("/proc/self/maps", f"{lib.path} (ROCm {lib.release or '?'})") for lib in libraries[:8]]
+    releases = _distinct(lib.release for lib in libraries)
+    if len(releases) > 1:
+        return failed(
+            f"ROCm {' and '.join(releases)} are in one process",
+            *facts,
+            cause="rocm-library-conflict",
+            fixes=unmix(machine, _outside_torch(machine, libraries), "LIB202"),
+        )
+    twice = sorted({lib.stem for lib in libraries if sum(other.stem == lib.stem for other in libraries) > 1})
+    if twice:
+        return warned(
+            f"{', '.join(twice)} is in the process twice, from different files", *facts, cause="rocm-library-conflict"
+        )
+    return passed(f"the process has ROCm {releases[0] if releases else ''} only".replace("  ", " "), *facts)
+
+
+def _judged(machine: Machine, libraries: Iterable[RocmLibrary]) -> list[RocmLibrary]:
+    """All that must be of one release. Under WSL the HSA runtime is that of the system, whatever torch carries."""
+    return [lib for lib in libraries if not (machine.system.wsl and lib.stem == "libhsa-runtime64")]
+
+
+def _odd_ones(libraries: list[RocmLibrary]) -> list[RocmLibrary]:
+    """The libraries that are not of the release that most are of; empty if all can be of one."""
+    known = [library for library in libraries if library.release]
+    if all(same_release(one.release, other.release) for one in known for other in known):
+        return []
+    main = max(known, key=lambda lib: sum(same_release(lib.release, other.release) for other in known))
+    return [library for library in known if not same_release(library.release, main.release)]
+
+
+def _distinct(releases: Iterable[str | None]) -> list[str]:
+    """The releases that cannot be the same: "6.4" beside "6.4.1" counts once, as the longer."""
+    found: list[str] = []
+    for release in sorted(filter(None, set(releases)), key=lambda text: -text.count(".")):
+        if not any(same_release(release, other) for other in found):
+            found.append(release)
+    return sorted(found)
+
+
+def _core(libraries: Iterable[RocmLibrary]) -> list[RocmLibrary]:
+    """Those that a report should show: the runtimes first, few in all."""
+    order = ("libamdhip64", "libhsa-runtime64", "librocblas", "libhipblaslt", "libMIOpen", "libamd_comgr", "librccl")
+    ranked = sorted(libraries, key=lambda lib: order.index(lib.stem) if lib.stem in order else len(order))
+    return ranked[:6]
+
+
+def _where(library: RocmLibrary) -> Evidence:
+    release = f", ROCm {library.release}" if library.release else ""
+    return Evidence(library.path, f"{library.requested} by {library.why}{release}")
+
+
+def _release_text(libraries: Iterable[RocmLibrary]) -> str:
+    releases = _distinct(library.release for library in libraries)
+    return f"of ROCm {releases[0]}" if releases else "of one place"
+
+
+def _let_triton_find(machine: Machine) -> tuple[Fix, ...]:
+    """The folder with a libamdhip64.so of that very name, in LD_LIBRARY_PATH or registered: both are looked at."""
+    fixes: list[Fix] = []
+    for install in machine.rocm or ():
+        if install.library_folder and "libamdhip64.so" in install.hip_libraries:
+            alias = next((name for name in install.aliases if install.library_folder == f"{install.path}/lib"), None)
+            folder = f"{alias}/lib" if alias else install.library_folder
+            before = machine.variable(LIBRARY_PATH)
+            value = f"{folder}:{before}" if before else folder
+            title = f"Let Triton and the dynamic linker look in {folder}"
+            fixes.append(set_variable(machine, LIBRARY_PATH, value, title, proof="LIB101"))
+            fixes.append(register_folder(machine, folder, "LIB101"))
+            break
+    else:
+        if any(install.hip_libraries for install in machine.rocm or ()):
+            title = "Install the development part of HIP, which has the name libamdhip64.so"
+            own = any(install.origin == "distribution" for install in machine.rocm or ())
+            names = package_names("hip-headers-of-distribution" if own else "hip-headers-of-amd")
+            fixes.append(install_system_packages(machine, title, names, proof="LIB101"))
+    return tuple(fixes)
+
+
+def _outside_torch(machine: Machine, libraries: Iterable[MappedLibrary]) -> list[str]:
+    folder = f"{machine.torch.folder}/" if machine.torch else "/nowhere/"
+    return [library.path for library in libraries if not library.path.startswith(folder)]
+
+
+def _import_failed(machine: Machine, what: str, failure: Failure, loaded: Loaded) -> Verdict:
+    """A failed import, with the cause where its text is one that only one cause has."""
+    text = failure.text
+    cause = None
+    fixes: tuple[Fix, ...] = ()
+    if "cannot open shared object file" in text and is_rocm_library(text.partition(":")[2].strip().split(":")[0]):
+        cause = "rocm-library-missing"
+    elif "undefined symbol" in text and any(is_rocm_library(word.rstrip(":,")) for word in text.split()):
+        cause = "rocm-library-conflict"
+        fixes = unmix(machine, [lib.path for lib in loaded.libraries], "LIB201")
+    elif "GLIBC" in text and "not found" in text:
+        cause = "glibc-or-libstdcxx-too-old"
+    title = f"importing {what} fails" if what in ("torch", "triton") else f"{what} cannot be had from torch"
+    evidence = tuple(Evidence(f"import {what}", line) for line in failure.lines[-4:]) or _said(loaded)
+    return Verdict(Status.FAIL, title, _explain(loaded), cause, evidence, fixes)
+
+
+def _ending(loaded: Loaded) -> str:
+    if loaded.state == "crashed":
+        return f"was killed by {loaded.signal}"
+    if loaded.state == "hung":
+        return f"did not end within {loaded.duration_s:.0f} s"
+    return f"ended the process with status {loaded.returncode}"
+
+
+def _explain(loaded: Loaded) -> str:
+    return "`fa-doctor explain` reads a whole log and names the cause of many such errors." if loaded.said else ""
+
+
+def _said(loaded: Loaded) -> tuple[Evidence, ...]:
+    return tuple(Evidence("the child's standard error", line) for line in loaded.said[-6:])
