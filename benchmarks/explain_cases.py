@@ -25,7 +25,7 @@ from fa_doctor.diagnosis.context import Context, context_from_mapping
 from fa_doctor.diagnosis.explain import CONFIDENT, Explanation, _Finder, explain
 from fa_doctor.diagnosis.failures import Failure, Knowledge, Signature, knowledge
 from fa_doctor.diagnosis.logtext import blocks_of_text
-from fa_doctor.diagnosis.scan import Line, PhraseIndex
+from fa_doctor.diagnosis.scan import PhraseIndex
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,10 @@ def is_right(case: Case, found: Explanation) -> bool:
 def matched_signatures(case: Case, known: Knowledge) -> set[tuple[str, int]]:
     """Which signatures (failure id, position) match the case's text or environment."""
     index = PhraseIndex(known.phrases())
-    hits: dict[str, list[Line]] = {}
     text = "\n".join([case.text, *context_from_mapping(case.environment).lines])
     for block in blocks_of_text(text):
-        for phrase, line in index.hits(block):
-            hits.setdefault(phrase, []).append(line)
-    finder = _Finder(hits)
+        index.scan(block)
+    finder = _Finder(index.hits())
     return {
         (failure.id, position)
         for failure in known.failures

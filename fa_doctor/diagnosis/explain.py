@@ -96,16 +96,16 @@ def explain(blocks: Iterable[Block], context: Context | None = None, known: Know
     known = known or knowledge()
     context = context or Context()
     index = PhraseIndex(known.phrases())
-    hits: dict[str, list[Line]] = {}
     sample = _Sample()
-    given = "\n".join(context.lines).encode()
-    if given:
-        for phrase, line in index.hits(Block(given, 1)):
-            hits.setdefault(phrase, []).append(Line(0, line.text))
     for block in blocks:
         sample.add(block.data)
-        for phrase, line in index.hits(block):
-            hits.setdefault(phrase, []).append(line)
+        index.scan(block)
+    hits = index.hits()
+    if context.lines:
+        beside = PhraseIndex(known.phrases())
+        beside.scan(Block("\n".join(context.lines).encode(), 1))
+        for phrase, lines in beside.hits().items():
+            hits.setdefault(phrase, []).extend(Line(0, line.text) for line in lines)
     matched = "\n".join(dict.fromkeys(line.text for lines in hits.values() for line in lines if line.number))
     facts_from_text(sample.text(matched), LOG, context)
     derive(context, matched)

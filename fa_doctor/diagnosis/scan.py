@@ -8,10 +8,12 @@ of 200 MB costs the splitting into words and little else, whatever the number of
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-from fa_doctor.diagnosis.logtext import Block
+from fa_doctor.diagnosis.logtext import BLOCK_BYTES, Block
 
 __all__ = ["Line", "PhraseIndex"]
 
@@ -21,6 +23,8 @@ WORDS = bytes.maketrans(
 )
 # A phrase that stands on thousands of lines proves no more than one that stands on twenty.
 HITS_PER_PHRASE = 24
+# After that the last line of each block is kept: what ends a log is often what broke.
+LAST_HITS = 8
 LONGEST_UNIT = 2400
 
 
@@ -33,7 +37,7 @@ class Line:
 
 
 class PhraseIndex:
-    """Looks for phrases (lower case, beginning and ending with a whole word) in the blocks of a log."""
+    """Looks for phrases (lower case, of whole words) in the blocks of a log and keeps the lines that hold them."""
 
     def __init__(self, phrases: Iterable[str]) -> None:
         self.by_word: dict[bytes, list[tuple[bytes, frozenset[bytes]]]] = {}
@@ -46,10 +50,15 @@ class PhraseIndex:
             key = max(words, key=len)
             self.by_word.setdefault(key, []).append((raw, frozenset(words)))
         self.keys = frozenset(self.by_word)
-        self.left: dict[bytes, int] = {}
+        self.first: dict[str, list[Line]] = {}
+        self.last: dict[str, deque[Line]] = {}
 
-    def hits(self, block: Block) -> Iterator[tuple[str, Line]]:
-        """Yields (phrase, line) for each phrase that stands in the block; at most HITS_PER_PHRASE lines a phrase."""
+    def hits(self) -> dict[str, list[Line]]:
+        """The lines found so far, by phrase, in the order of the log."""
+        return {phrase: [*lines, *self.last.get(phrase, ())] for phrase, lines in self.first.items() if lines}
+
+    def scan(self, block: Block) -> None:
+        """Looks for all phrases in one more block."""
         present = set(block.data.translate(WORDS).split())
         wanted = self.keys & present
         if not wanted:
@@ -58,23 +67,30 @@ class PhraseIndex:
         flat: _Flat | None = None
         for word in wanted:
             for phrase, words in self.by_word[word]:
-                if not words <= present or self.left.get(phrase, HITS_PER_PHRASE) <= 0:
+                if not words <= present:
                     continue
-                found = False
-                for line in lines_with(block, lower, phrase):
-                    found = True
-                    left = self.left.get(phrase, HITS_PER_PHRASE)
-                    if left <= 0:
-                        break
-                    self.left[phrase] = left - 1
-                    yield phrase.decode(), line
-                if not found and b" " in phrase and len(lower) <= 1 << 21:
+                name = phrase.decode()
+                known = self.first.setdefault(name, [])
+                if len(known) >= HITS_PER_PHRASE:
+                    last = last_line_with(block, lower, phrase)
+                    if last:
+                        self.last.setdefault(name, deque(maxlen=LAST_HITS)).append(last)
+                    continue
+                before = len(known)
+                known += islice(lines_with(block, lower, phrase), HITS_PER_PHRASE - before)
+                if len(known) == before and b" " in phrase and len(lower) <= 2 * BLOCK_BYTES:
                     # A logger may have wrapped the message: the phrase then runs over the end of a line.
                     flat = flat or _Flat(block, lower)
                     wrapped = flat.line_with(phrase)
                     if wrapped:
-                        self.left[phrase] = self.left.get(phrase, HITS_PER_PHRASE) - 1
-                        yield phrase.decode(), wrapped
+                        known.append(wrapped)
+
+
+def whole_words(lower: bytes, at: int, phrase: bytes) -> bool:
+    """Whether the phrase at this place does not begin or end inside a word."""
+    end = at + len(phrase)
+    begins = at == 0 or not (phrase[:1].isalnum() and lower[at - 1 : at].isalnum())
+    return begins and (end >= len(lower) or not (phrase[-1:].isalnum() and lower[end : end + 1].isalnum()))
 
 
 def lines_with(block: Block, lower: bytes, phrase: bytes) -> Iterator[Line]:
@@ -82,14 +98,37 @@ def lines_with(block: Block, lower: bytes, phrase: bytes) -> Iterator[Line]:
     at = lower.find(phrase)
     counted, number = 0, block.first_line
     while at >= 0:
+        if not whole_words(lower, at, phrase):
+            at = lower.find(phrase, at + 1)
+            continue
         number += block.data.count(b"\n", counted, at)
         counted = at
-        begin = max(lower.rfind(b"\n", 0, at), lower.rfind(b"\x0c", 0, at)) + 1
-        ends = [end for end in (lower.find(b"\n", at), lower.find(b"\x0c", at)) if end >= 0]
-        end = min(ends, default=len(lower))
-        begin, end_cut = max(begin, at - LONGEST_UNIT // 2), min(end, at + LONGEST_UNIT)
-        yield Line(number, block.data[begin:end_cut].decode("utf-8", "replace"))
+        begin, end = bounds(lower, at)
+        yield line_of(block, number, begin, end, at)
         at = lower.find(phrase, end)
+
+
+def last_line_with(block: Block, lower: bytes, phrase: bytes) -> Line | None:
+    """The last line of the block that holds the phrase."""
+    at = lower.rfind(phrase)
+    if at < 0 or not whole_words(lower, at, phrase):
+        return None
+    begin, end = bounds(lower, at)
+    return line_of(block, block.first_line + block.data.count(b"\n", 0, at), begin, end, at)
+
+
+def bounds(lower: bytes, at: int) -> tuple[int, int]:
+    """Where the line around `at` begins and ends; a form feed stands for a carriage return and ends one too."""
+    begin = max(lower.rfind(b"\n", 0, at), lower.rfind(b"\x0c", 0, at)) + 1
+    newline = lower.find(b"\n", at)
+    end = newline if newline >= 0 else len(lower)
+    feed = lower.find(b"\x0c", at, end)
+    return begin, feed if feed >= 0 else end
+
+
+def line_of(block: Block, number: int, begin: int, end: int, at: int) -> Line:
+    begin, end = max(begin, at - LONGEST_UNIT // 2), min(end, at + LONGEST_UNIT)
+    return Line(number, block.data[begin:end].decode("utf-8", "replace"))
 
 
 class _Flat:
