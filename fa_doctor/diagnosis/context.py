@@ -20,6 +20,8 @@ from fa_doctor.knowledge.tables import load
 __all__ = ["Context", "Fact", "context_from_mapping", "facts_from_text", "family_of", "from_report"]
 
 GIVEN, LOG, MACHINE = "given", "log", "machine"
+# The signs of a vendor are many alternatives, slow to look for, and stand everywhere in a log: its ends are enough.
+VENDOR_SAMPLE = 24_000
 RANK = {GIVEN: 0, LOG: 1, MACHINE: 2}
 
 VARIABLE = re.compile(
@@ -96,8 +98,9 @@ def facts_from_text(text: str, origin: str, context: Context, *, weight: float =
         if re.search(r"(try setting|enable it with|please set|consider|e\.g\.|with|passing|adding)\s*[`'\"]?$", before):
             continue
         context.add(f"env.{found.group(1)}", found.group(2), origin, found.group(0))
+    ends = text if len(text) <= 2 * VENDOR_SAMPLE else text[:VENDOR_SAMPLE] + text[-VENDOR_SAMPLE:]
     for row in load("log_facts")["vendor"]:
-        count = len({found.group(0).lower() for found in compiled(row["re"]).finditer(text[:400_000])})
+        count = len({found.group(0).lower() for found in compiled(row["re"]).finditer(ends)})
         if count:
             name = row["vendor"] + ("_hardware" if row["w"] > 1 else "_software")
             context.signs[name] = context.signs.get(name, 0.0) + weight * (1 + 0.3 * min(count - 1, 5))

@@ -9,8 +9,8 @@ the weights of what is found:
 3. Supporting lines and facts (of the log, given, or of this machine), which count only once a signature or symptom
    was found; for and against, capped at +-6 together. In favour they count in proportion to the testimony so far, up to
    2.4: a mere mention (weight 1) opens the door only part of the way.
-4. The vendor. A log that shows NVIDIA hardware and nothing of AMD takes 6 from every failure that is AMD's own, one
-   that shows only CUDA software 3; a log that shows AMD hardware or software adds 0.5.
+4. The vendor (VENDOR_WEIGHTS). A log that shows NVIDIA hardware and nothing of AMD all but rules out what is AMD's
+   own, one that shows only CUDA software makes it unlikely; AMD hardware or software adds a little.
 
 A failure that is likely by then (above even odds) explains away the causes it lists: they lose 2.5, since the same lines
 are accounted for. A cause takes the score of its best failure. The confidence of a cause is its share in
@@ -40,9 +40,16 @@ __all__ = ["CONFIDENT", "Candidate", "Explanation", "explain"]
 CONFIDENT = 0.5
 # Below this a candidate is not worth a line of output.
 FAINT = 0.04
-SAMPLE_BYTES = 96 * 1024
+FAINTEST = 0.01
+SAMPLE_BYTES = 48 * 1024
 CONTEXT_CAP = 6.0
 EXPLAINED_AWAY = 2.5
+# What the vendor of the GPUs named says of a failure that is AMD's own, one known on AMD, and one of every machine.
+VENDOR_WEIGHTS: dict[str, dict[str, float]] = {
+    "amd": {"amd": 0.5, "nvidia": -8.0, "nvidia-software": -3.5},
+    "any": {"nvidia": -5.0, "nvidia-software": -2.5},
+    "every": {},
+}
 TRUSTED = 2.4
 # Servers print what they do as INFO and WARNING; the same words count less there than in an error.
 ROUTINE = re.compile(r"\b(?:INFO|DEBUG|WARNING)\b[ :]")
@@ -102,7 +109,7 @@ def explain(blocks: Iterable[Block], context: Context | None = None, known: Know
         index.scan(block)
     hits = index.hits()
     if context.lines:
-        beside = PhraseIndex(known.phrases())
+        beside = index.another()
         beside.scan(Block("\n".join(context.lines).encode(), 1))
         for phrase, lines in beside.hits().items():
             hits.setdefault(phrase, []).extend(Line(0, line.text) for line in lines)
@@ -154,7 +161,9 @@ class _Finder:
         found = [line for phrase in signature.phrases for line in self.hits.get(phrase, ())]
         if found and signature.pattern:
             pattern = compiled(f"(?i){signature.pattern}")
-            found = [line for line in found if pattern.search(line.text)]
+            found = [
+                line for line in found if pattern.search(line.text) or (line.joined and pattern.search(line.joined))
+            ]
         if found and signature.excludes:
             unwanted = compiled(f"(?i){signature.excludes}")
             found = [line for line in found if not unwanted.search(line.text)]
@@ -211,10 +220,7 @@ def weigh(
 
 
 def vendor_weight(failure: Failure, values: dict[str, FactValue]) -> float:
-    vendor = values.get("vendor")
-    if failure.vendor == "any":
-        return 0.0
-    return {"amd": 0.5, "nvidia": -6.0, "nvidia-software": -3.0}.get(str(vendor), 0.0)
+    return VENDOR_WEIGHTS[failure.vendor].get(str(values.get("vendor")), 0.0)
 
 
 def rank(weighed: list[_Weighing]) -> Iterator[Candidate]:
@@ -232,7 +238,7 @@ def rank(weighed: list[_Weighing]) -> Iterator[Candidate]:
     total = 1.0 + sum(math.exp(min(each.score, 60.0)) for each in ranked)
     for each in ranked:
         confidence = math.exp(min(each.score, 60.0)) / total
-        if confidence >= FAINT or each is ranked[0]:
+        if confidence >= FAINT or (each is ranked[0] and confidence >= FAINTEST):
             yield Candidate(each.failure, each.score, confidence, tuple(each.lines), tuple(dict.fromkeys(each.facts)))
 
 

@@ -5,7 +5,8 @@ causes.toml). A new failure is a new table in one of the files; no code names an
 
     id, cause, title, explanation      names and prose; `explanation` has two sentences
     prior                              log-odds before any evidence (default -3: one log in twenty)
-    vendor                             "amd" (default): a log of an NVIDIA machine speaks against it; "any": it does not
+    vendor                             whose failure it is: "amd" (default): a log of an NVIDIA machine rules it out;
+                                       "any": known on AMD, so that NVIDIA speaks against it; "every": of every machine
     signatures                         what the failure prints: {text or re + has, w, src}
     symptoms                           {name = weight}: symptoms it shares with others (symptoms.toml)
     support                            lines that count only beside a signature or symptom; negative `w` speaks against
@@ -159,6 +160,12 @@ def load(more: Iterable[Path] = ()) -> Knowledge:
     return Knowledge(causes, symptoms, tuple(failures))
 
 
+def one_of(value: str, allowed: tuple[str, ...], owner: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"{owner}: {value!r} is none of {', '.join(allowed)}")
+    return value
+
+
 def signature_of(row: Mapping[str, Any], owner: str) -> Signature:
     phrases = row.get("text", row.get("has"))
     phrases = (phrases,) if isinstance(phrases, str) else tuple(phrases or ())
@@ -206,7 +213,7 @@ def failure_of(row: Mapping[str, Any], file: str) -> Failure:
             title=row["title"],
             explanation=re.sub(r"\s+", " ", row["explanation"]).strip(),
             prior=float(row.get("prior", -3.0)),
-            vendor=row.get("vendor", "amd"),
+            vendor=one_of(row.get("vendor", "amd"), ("amd", "any", "every"), owner),
             signatures=tuple(signature_of(each, owner) for each in row.get("signatures", ())),
             symptoms=tuple((name, float(weight)) for name, weight in row.get("symptoms", {}).items()),
             support=tuple(signature_of(each, owner) for each in row.get("support", ())),
@@ -219,3 +226,5 @@ def failure_of(row: Mapping[str, Any], file: str) -> Failure:
         )
     except KeyError as missing:
         raise ValueError(f"{owner}: the field {missing} is missing") from None
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from None

@@ -19,6 +19,10 @@ BLOCK_BYTES = 1 << 20
 # A line longer than this is cut: some tools print megabytes without a newline, and no message we know is as long.
 LONGEST_LINE = 4 * BLOCK_BYTES
 
+TYPICAL_LINE = 200
+LONG_COMMAND = 900
+COMMAND_BEGIN, COMMAND_END = 200, 400
+
 # CSI, OSC (window titles, hyperlinks) and two-byte escapes.
 ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # gcc, ld and Python quote typographically in a UTF-8 locale; our patterns are written with ASCII quotes.
@@ -45,7 +49,19 @@ def clean(data: bytes) -> bytes:
             data = data.replace(fancy, plain)
     if b"\xc2\xa0" in data:
         data = data.replace(b"\xc2\xa0", b" ")
-    return data.replace(b"\x00", b"") if b"\x00" in data else data
+    if b"\x00" in data:
+        data = data.replace(b"\x00", b"")
+    return without_long_commands(data) if len(data) > LONG_COMMAND and b" -I" in data else data
+
+
+def without_long_commands(data: bytes) -> bytes:
+    """Cuts the middle out of compiler commands of many hundred bytes: the bulk of a build log, and it says nothing."""
+    if len(data) < TYPICAL_LINE * data.count(b"\n"):
+        return data
+    return b"\n".join(
+        line[:COMMAND_BEGIN] + b" ... " + line[-COMMAND_END:] if len(line) > LONG_COMMAND and b" -I" in line else line
+        for line in data.split(b"\n")
+    )
 
 
 def blocks_of_text(text: str) -> Iterator[Block]:

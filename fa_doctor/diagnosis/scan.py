@@ -8,12 +8,15 @@ of 200 MB costs the splitting into words and little else, whatever the number of
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
-from fa_doctor.diagnosis.logtext import BLOCK_BYTES, Block
+from fa_doctor.diagnosis.logtext import Block
 
 __all__ = ["Line", "PhraseIndex"]
 
@@ -26,14 +29,19 @@ HITS_PER_PHRASE = 24
 # After that the last line of each block is kept: what ends a log is often what broke.
 LAST_HITS = 8
 LONGEST_UNIT = 2400
+WRAPPED = " " * 8
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the log (`number` from 1; 0 for a fact that was given beside the log) and its text."""
+    """A line of the log (`number` from 1; 0 for a fact that was given beside the log) and its text.
+
+    `joined`, if not empty, is the line before and this one: so far indented as loggers do that wrap their messages.
+    """
 
     number: int
     text: str
+    joined: str = ""
 
 
 class PhraseIndex:
@@ -53,6 +61,12 @@ class PhraseIndex:
         self.first: dict[str, list[Line]] = {}
         self.last: dict[str, deque[Line]] = {}
 
+    def another(self) -> PhraseIndex:
+        """An index of the same phrases that has seen nothing yet."""
+        index = PhraseIndex(())
+        index.by_word, index.keys = self.by_word, self.keys
+        return index
+
     def hits(self) -> dict[str, list[Line]]:
         """The lines found so far, by phrase, in the order of the log."""
         return {phrase: [*lines, *self.last.get(phrase, ())] for phrase, lines in self.first.items() if lines}
@@ -63,8 +77,7 @@ class PhraseIndex:
         wanted = self.keys & present
         if not wanted:
             return
-        lower = block.data.lower()
-        flat: _Flat | None = None
+        lines = _Lines(block)
         for word in wanted:
             for phrase, words in self.by_word[word]:
                 if not words <= present:
@@ -72,16 +85,14 @@ class PhraseIndex:
                 name = phrase.decode()
                 known = self.first.setdefault(name, [])
                 if len(known) >= HITS_PER_PHRASE:
-                    last = last_line_with(block, lower, phrase)
+                    last = lines.last_with(phrase)
                     if last:
                         self.last.setdefault(name, deque(maxlen=LAST_HITS)).append(last)
                     continue
                 before = len(known)
-                known += islice(lines_with(block, lower, phrase), HITS_PER_PHRASE - before)
-                if len(known) == before and b" " in phrase and len(lower) <= 2 * BLOCK_BYTES:
-                    # A logger may have wrapped the message: the phrase then runs over the end of a line.
-                    flat = flat or _Flat(block, lower)
-                    wrapped = flat.line_with(phrase)
+                known += islice(lines.each_with(phrase), HITS_PER_PHRASE - before)
+                if len(known) == before and b" " in phrase:
+                    wrapped = lines.wrapped_with(phrase)
                     if wrapped:
                         known.append(wrapped)
 
@@ -93,63 +104,67 @@ def whole_words(lower: bytes, at: int, phrase: bytes) -> bool:
     return begins and (end >= len(lower) or not (phrase[-1:].isalnum() and lower[end : end + 1].isalnum()))
 
 
-def lines_with(block: Block, lower: bytes, phrase: bytes) -> Iterator[Line]:
-    """Each line of the block that holds the phrase, once."""
-    at = lower.find(phrase)
-    counted, number = 0, block.first_line
-    while at >= 0:
-        if not whole_words(lower, at, phrase):
-            at = lower.find(phrase, at + 1)
-            continue
-        number += block.data.count(b"\n", counted, at)
-        counted = at
-        begin, end = bounds(lower, at)
-        yield line_of(block, number, begin, end, at)
-        at = lower.find(phrase, end)
+class _Lines:
+    """One block, in which lines are looked up by what they hold; what that needs is made when first asked for."""
 
-
-def last_line_with(block: Block, lower: bytes, phrase: bytes) -> Line | None:
-    """The last line of the block that holds the phrase."""
-    at = lower.rfind(phrase)
-    if at < 0 or not whole_words(lower, at, phrase):
-        return None
-    begin, end = bounds(lower, at)
-    return line_of(block, block.first_line + block.data.count(b"\n", 0, at), begin, end, at)
-
-
-def bounds(lower: bytes, at: int) -> tuple[int, int]:
-    """Where the line around `at` begins and ends; a form feed stands for a carriage return and ends one too."""
-    begin = max(lower.rfind(b"\n", 0, at), lower.rfind(b"\x0c", 0, at)) + 1
-    newline = lower.find(b"\n", at)
-    end = newline if newline >= 0 else len(lower)
-    feed = lower.find(b"\x0c", at, end)
-    return begin, feed if feed >= 0 else end
-
-
-def line_of(block: Block, number: int, begin: int, end: int, at: int) -> Line:
-    begin, end = max(begin, at - LONGEST_UNIT // 2), min(end, at + LONGEST_UNIT)
-    return Line(number, block.data[begin:end].decode("utf-8", "replace"))
-
-
-class _Flat:
-    """A block with every run of white space made one blank, to find phrases that a logger has wrapped."""
-
-    def __init__(self, block: Block, lower: bytes) -> None:
+    def __init__(self, block: Block) -> None:
         self.block = block
-        self.text = b" ".join(lower.split())
-        self.original = b" ".join(block.data.split())
+        self.lower = block.data.lower()
 
-    def line_with(self, phrase: bytes) -> Line | None:
-        at = self.text.find(phrase)
+    @cached_property
+    def newlines(self) -> list[int]:
+        return [found.start() for found in re.finditer(b"\n", self.lower)]
+
+    @cached_property
+    def flat(self) -> tuple[bytes, bytes]:
+        """The block with every run of white space made one blank, in lower case and as it is."""
+        return b" ".join(self.lower.split()), b" ".join(self.block.data.split())
+
+    def each_with(self, phrase: bytes) -> Iterator[Line]:
+        """Each line that holds the phrase, once."""
+        at = self.lower.find(phrase)
+        while at >= 0:
+            if not whole_words(self.lower, at, phrase):
+                at = self.lower.find(phrase, at + 1)
+                continue
+            line, end = self.line_at(at)
+            yield line
+            at = self.lower.find(phrase, end)
+
+    def last_with(self, phrase: bytes) -> Line | None:
+        """The last line that holds the phrase."""
+        at = self.lower.rfind(phrase)
+        return self.line_at(at)[0] if at >= 0 and whole_words(self.lower, at, phrase) else None
+
+    def line_at(self, at: int) -> tuple[Line, int]:
+        """The line around an offset, and where it ends; a form feed stands for a carriage return and ends one too."""
+        place = bisect_left(self.newlines, at)
+        begin = (
+            max(self.newlines[place - 1] if place else -1, self.lower.rfind(b"\x0c", max(0, at - LONGEST_UNIT), at)) + 1
+        )
+        end = self.newlines[place] if place < len(self.newlines) else len(self.lower)
+        feed = self.lower.find(b"\x0c", at, end)
+        end = feed if feed >= 0 else end
+        shown = self.block.data[max(begin, at - LONGEST_UNIT // 2) : min(end, at + LONGEST_UNIT)]
+        text = shown.decode("utf-8", "replace")
+        joined = ""
+        if place and text.startswith(WRAPPED):
+            previous = self.block.data[self.newlines[place - 2] + 1 if place > 1 else 0 : begin - 1]
+            joined = f"{previous[-LONGEST_UNIT:].decode('utf-8', 'replace').rstrip()} {text.lstrip()}"
+        return Line(self.block.first_line + place, text, joined), end
+
+    def wrapped_with(self, phrase: bytes) -> Line | None:
+        """The phrase where a logger has wrapped it over the end of a line, with the words around it."""
+        lower, text = self.flat
+        at = lower.find(phrase)
         if at < 0:
             return None
-        # Which line it was: the words before it are as many as before the line in the block.
-        words_before = self.text.count(b" ", 0, at)
+        # Which line it is: the words before it are as many as before the line in the block.
+        words_before = lower.count(b" ", 0, at)
         number, seen = self.block.first_line, 0
         for line in self.block.data.split(b"\n"):
             seen += len(line.split())
             if seen > words_before:
                 break
             number += 1
-        begin = max(0, at - 200)
-        return Line(number, self.original[begin : at + len(phrase) + 200].decode("utf-8", "replace"))
+        return Line(number, text[max(0, at - 200) : at + len(phrase) + 200].decode("utf-8", "replace"))
