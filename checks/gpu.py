@@ -57,8 +57,6 @@ def present(machine: Machine) -> Verdicts:
         return unknown(f"{hung[0].name} did not return, and no file tells which GPUs there are", *gpus.evidence)
     if gpus.withheld:
         return _withheld(machine)
-    if machine.container.docker_desktop:
-        return skipped("the container runs in the virtual machine of Docker Desktop: CON001 tells")
     if machine.container.inside and machine.driver.loaded and not (machine.driver.kfd and machine.driver.kfd.exists):
         return skipped("the container has no /dev/kfd: CON001 tells")
     if machine.container.docker_desktop and machine.torch is not None and machine.torch.build == "rocm":

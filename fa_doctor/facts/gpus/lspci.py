@@ -61,7 +61,7 @@ def _from_line(slot: str, rest: str, source: str) -> Reading | None:
         r"^Advanced Micro Devices, Inc\. (\[AMD(/ATI)?\] )?", "", _IDS.sub("", device.partition(" (rev ")[0]).strip()
     )
     return _reading(
-        slot, pci_class, name, name, ids[-1].groups() if ids else (), revision[1] if revision else None, source
+        slot, pci_class, device, name, ids[-1].groups() if ids else (), revision[1] if revision else None, source
     )
 
 
