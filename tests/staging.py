@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ def stage(
     `files` maps paths of the machine to contents; `devices` is the text of devices.txt; `commands` maps an argv to its
     standard output (exit status 0); `links` maps paths to the targets of symbolic links; `recording` overrides entries of recording.json (user, stats, which, disks, ...).
     """
+    made: set[str] = set()
     for path, content in (files or {}).items():
-        target = folder / "sysroot" / path.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content if isinstance(content, bytes) else content.encode())
+        target = os.path.join(folder, "sysroot", path.lstrip("/"))
+        parent = os.path.dirname(target)
+        if parent not in made:  # a machine has hundreds of files in few folders
+            os.makedirs(parent, exist_ok=True)
+            made.add(parent)
+        with open(target, "wb") as stream:
+            stream.write(content if isinstance(content, bytes) else content.encode())
     for path, target in (links or {}).items():
         link = folder / "sysroot" / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)
