@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import compat, config
+from . import compat, tuning
 from .call import RUNTIME_NUMBERS, Call
 from .primitives import (
     LN2,
@@ -292,6 +292,7 @@ def dkdv_kernel(
     CHUNK: tl.constexpr,
     NEED_DK: tl.constexpr,
     NEED_DV: tl.constexpr,
+    GROUPED: tl.constexpr,
 ):
     """DK, DV [.., Sk, Hk, D] of one tile of BLOCK_N keys, summed over the `group` query heads that read them."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -349,8 +350,11 @@ def dkdv_kernel(
     begin, full_begin, full_end, end = row_blocks(
         first_col, last_col, shift, left, right, seqlen_q, LEFT, RIGHT, BLOCK_M
     )
-    for member in range(group):
-        head = head_k * group + member
+    members = 1
+    if GROUPED:  # a loop of one round, known as such, vanishes
+        members = group
+    for member in range(members):
+        head = head_k * members + member
         head64 = head.to(tl.int64)
         q_head = Q + head64 * stride_qh
         g_head = DOut + head64 * stride_gh
@@ -361,7 +365,7 @@ def dkdv_kernel(
             slope = tl.load(Slopes + batch64 * stride_sb + head) * LOG2E
         k0, k1, k2 = 0, 0, 0
         if DROPOUT:
-            k0, k1, k2 = dropout_keys(Rng, (batch * heads_k + head_k) * group + member)
+            k0, k1, k2 = dropout_keys(Rng, (batch * heads_k + head_k) * members + member)
         # -- blocks of queries that see every key of the tile: no masks
         for block in range(full_begin, full_end):
             first_row = block * BLOCK_M
@@ -676,31 +680,35 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
         if dlse is not None:  # d lse / dS = P, so it joins dS = P * (dP - delta) there
             delta -= dlse
 
-        chosen = config.choose(target, "dkdv", head_dim, q.dtype, call.features)
-        grid = (triton.cdiv(call.max_seqlen_k, chosen.block_n) * heads_k * batch,)
-        q_tiles, g_tiles = compat.tile_descriptors(target, chosen.block_m, call.block_d(head_dim), q, dout)
-        for need_dk, need_dv in ((False, True), (True, False)) if chosen.split else ((True, True),):
-            dkdv_kernel[grid](
-                q, k, v, dout, q_tiles, g_tiles, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
-                *inputs, *call.strides(dk), *call.strides(dv), *call.row_strides(lse), stride_s, heads_k, heads // heads_k,
+        def launch_dkdv(chosen):
+            grid = (triton.cdiv(call.max_seqlen_k, chosen.block_n) * heads_k * batch,)
+            q_tiles, g_tiles = compat.tile_descriptors(target, chosen.block_m, call.block_d(head_dim), q, dout)
+            for need_dk, need_dv in ((False, True), (True, False)) if chosen.split else ((True, True),):
+                dkdv_kernel[grid](
+                    q, k, v, dout, q_tiles, g_tiles, lse, delta, dk, dv, cu_q, cu_k, slopes, rng_state,
+                    *inputs, *call.strides(dk), *call.strides(dv), *call.row_strides(lse), stride_s, heads_k,
+                    heads // heads_k, *call.kernel_arguments,
+                    BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
+                    WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=q_tiles is not None,
+                    PAIRS=chosen.pairs, CHUNK=chosen.chunk, NEED_DK=need_dk, NEED_DV=need_dv, GROUPED=heads > heads_k,
+                    **common, **call.flags(q),
+                    num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+                )  # fmt: skip
+
+        def launch_dq(chosen):
+            grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
+            k_tiles, v_tiles = compat.tile_descriptors(target, chosen.block_n, call.block_d(head_dim), k, v)
+            dq_kernel[grid](
+                q, k, v, dout, k_tiles, v_tiles, lse, delta, dq, cu_q, cu_k, slopes, rng_state,
+                *inputs, *call.strides(dq), *call.row_strides(lse), stride_s, heads, heads // heads_k,
                 *call.kernel_arguments,
                 BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
-                WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=q_tiles is not None, **common,
-                **call.flags(q),
-                PAIRS=chosen.pairs, CHUNK=chosen.chunk, NEED_DK=need_dk, NEED_DV=need_dv,
+                WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=k_tiles is not None,
+                PAIRS=chosen.pairs, CHUNK=chosen.chunk, **common, **call.flags(q),
                 num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
             )  # fmt: skip
 
-        chosen = config.choose(target, "dq", head_dim, q.dtype, call.features)
-        grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
-        k_tiles, v_tiles = compat.tile_descriptors(target, chosen.block_n, call.block_d(head_dim), k, v)
-        dq_kernel[grid](
-            q, k, v, dout, k_tiles, v_tiles, lse, delta, dq, cu_q, cu_k, slopes, rng_state,
-            *inputs, *call.strides(dq), *call.row_strides(lse), stride_s, heads, heads // heads_k,
-            *call.kernel_arguments,
-            BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
-            WIDE=call.wide(max(chosen.block_m, chosen.block_n), q, k, v, dout), TILES=k_tiles is not None, **common,
-            **call.flags(q), PAIRS=chosen.pairs, CHUNK=chosen.chunk,
-            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
-        )  # fmt: skip
+        lengths = call.max_seqlen_q, call.max_seqlen_k
+        for kind, launch in (("dkdv", launch_dkdv), ("dq", launch_dq)):
+            launch(tuning.pick(target, kind, head_dim, q.dtype, call.features, lengths, batch * heads, launch))
     return dq, dk, dv

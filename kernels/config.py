@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Config", "choose"]
+__all__ = ["Config", "candidates", "choose"]
 
 _FOLDER = Path(__file__).resolve().parent / "configs"
 
@@ -73,3 +73,25 @@ def _rows(target: str) -> list[dict[str, Any]]:
     names = [target[:length] for length in range(len(target), 2, -1)] + ["default"]
     files = [path for path in (_FOLDER / f"{name}.json" for name in names) if path.is_file()]
     return [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+
+
+def candidates(target: str, kind: str, head_dim: int, dtype: torch.dtype, shipped: Config) -> list[Config]:
+    """What a search tries besides the shipped configuration: its neighbours, as configs/candidates.json spells them out."""
+    families = json.loads((_FOLDER / "candidates.json").read_text(encoding="utf-8"))["families"]
+    family = next((families[target[:n]] for n in range(len(target), 0, -1) if target[:n] in families), None)
+    if family is None or kind not in family["tiles"]:
+        return []
+    found: dict[tuple[Any, ...], Config] = {}
+    for most, *tile in family["tiles"][kind]:
+        if head_dim > most:
+            continue
+        for variation in family["variations"]:
+            base = {field.name: getattr(shipped, field.name) for field in fields(Config)}
+            base |= dict(zip(("block_m", "block_n", "num_warps", "num_stages"), tile, strict=True)) | variation
+            if dtype.itemsize > 2:
+                base |= {"pairs": False, "chunk": 0}
+            made = Config(**base)
+            key = (*tile, made.pairs, made.chunk, made.split, *sorted(made.options.items()))
+            if made != shipped:
+                found.setdefault(key, made)
+    return list(found.values())

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import compat, config
+from . import compat, tuning
 from .call import RUNTIME_NUMBERS, Call
 from .primitives import (
     LN2,
@@ -309,15 +309,15 @@ def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=
         return out, lse
     paged = block_table is not None
     target = compat.target_name(q)
-    chosen = config.choose(target, "forward", q.shape[-1], q.dtype, call.features | ({"paged"} if paged else set()))
-    block_n = call.block_n(chosen.block_n, k.shape[1] if paged else None)
     q_strides, k_strides, v_strides, o_strides = (call.strides(x) for x in (q, k, v, out))
     if paged:
         k_strides, v_strides = k.stride()[:3], v.stride()[:3]
-    grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
     block_d = call.block_d(q.shape[-1])
-    k_tiles, v_tiles = (None, None) if paged else compat.tile_descriptors(target, block_n, block_d, k, v)
-    with compat.device_guard(q):
+
+    def launch(chosen):
+        block_n = call.block_n(chosen.block_n, k.shape[1] if paged else None)
+        grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
+        k_tiles, v_tiles = (None, None) if paged else compat.tile_descriptors(target, block_n, block_d, k, v)
         forward_kernel[grid](
             q, k, v, k_tiles, v_tiles, out, lse, cu_q, cu_k, block_table, slopes, rng_state,
             *q_strides, *k_strides, *v_strides, *o_strides,
@@ -331,4 +331,9 @@ def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=
             PAIRS=chosen.pairs, **call.flags(q),
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip
+
+    features = call.features | ({"paged"} if paged else set())
+    lengths = call.max_seqlen_q, call.max_seqlen_k
+    with compat.device_guard(q):
+        launch(tuning.pick(target, "forward", q.shape[-1], q.dtype, features, lengths, batch * heads, launch))
     return out, lse
