@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -209,11 +209,12 @@ class Host(ABC):
         env: Mapping[str, str] | None = None,
         report: bool = False,
         label: str | None = None,
+        on_report: Callable[[str], None] | None = None,
     ) -> CommandOutput:
         """Runs a command without a shell, under a deadline, its output limited; `env` is added to the environment.
 
         `argv[0]` is looked up on the machine's PATH if it has no slash. What hung once is not run again. With `report`
-        the command is given a pipe of its own, see command.run_command. `label` is the name under which a recording
+        the command is given a pipe of its own, see command.run_command; `on_report` is called with each line of it as it comes. `label` is the name under which a recording
         keeps it, for a command line that is not the same from run to run or from machine to machine.
         """
 

@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from fa_doctor.host.base import COMMAND_OUTPUT_LIMIT, CommandOutput, Problem
@@ -25,6 +25,7 @@ def run_command(
     env: Mapping[str, str],
     output_limit: int = COMMAND_OUTPUT_LIMIT,
     report: bool = False,
+    on_report: Callable[[str], None] | None = None,
 ) -> CommandOutput:
     """Runs `argv` with exactly the environment `env`; never raises for what the command does.
 
@@ -34,7 +35,7 @@ def run_command(
     command ended does not hold us up.
 
     With `report` the command finds in FA_DOCTOR_REPORT_FD the number of a pipe that is its own: what it writes there is
-    not mixed with what libraries print.
+    not mixed with what libraries print. `on_report` is called with each line of it as it comes.
     """
     started = time.monotonic()
     name = tuple(argv)
@@ -71,7 +72,7 @@ def run_command(
     pipes: list[IO[bytes]] = [process.stdout, process.stderr]
     if report:
         pipes.append(open(reader, "rb", buffering=0))  # noqa: SIM115 - closed below with the others
-    streams, flooded = _collect(process, pipes, deadline, output_limit)
+    streams, flooded = _collect(process, pipes, deadline, output_limit, on_report)
     timed_out = False
     if flooded:
         _kill_group(process)
@@ -104,11 +105,16 @@ def run_command(
 
 
 def _collect(
-    process: subprocess.Popen[bytes], pipes: Sequence[IO[bytes]], deadline: float, limit: int
+    process: subprocess.Popen[bytes],
+    pipes: Sequence[IO[bytes]],
+    deadline: float,
+    limit: int,
+    on_report: Callable[[str], None] | None,
 ) -> tuple[list[bytearray], bool]:
     """Reads the pipes until they close, the process ends, or the deadline; True if one of them flooded."""
     buffers = [bytearray() for _ in pipes]
     seen = [0 for _ in pipes]
+    line = b""
     with selectors.DefaultSelector() as selector:
         for number, pipe in enumerate(pipes):
             os.set_blocking(pipe.fileno(), False)
@@ -130,6 +136,11 @@ def _collect(
                     selector.unregister(key.fileobj)
                     continue
                 seen[key.data] += len(chunk)
+                if on_report is not None and key.data == 2:
+                    *lines, line = (line + chunk).split(b"\n")
+                    for whole in lines:
+                        on_report(whole.decode("utf-8", "replace"))
+                    line = line[-limit:]
                 if len(buffers[key.data]) <= limit:
                     buffers[key.data] += chunk
                 if seen[key.data] > FLOOD:

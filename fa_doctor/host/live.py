@@ -7,7 +7,7 @@ import os
 import stat as stat_module
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from fa_doctor.host.base import (
     FILE_LIMIT,
@@ -191,6 +191,7 @@ class LiveHost(Host):
         env: Mapping[str, str] | None = None,
         report: bool = False,
         label: str | None = None,
+        on_report: Callable[[str], None] | None = None,
     ) -> CommandOutput:
         if self.root != "/":
             return CommandOutput(tuple(argv), None, problem=Problem.UNRECORDED)
@@ -205,7 +206,7 @@ class LiveHost(Host):
                 return CommandOutput(tuple(argv), None, problem=Problem.TIMED_OUT)
         environ = {key: value for key, value in (self._environ or {}).items() if key not in _SHADOWED}
         environ.update({"LC_ALL": "C.UTF-8", **(env or {})})
-        output = run_command((program, *argv[1:]), timeout_s, environ, report=report)
+        output = run_command((program, *argv[1:]), timeout_s, environ, report=report, on_report=on_report)
         if output.problem is Problem.TIMED_OUT:
             self._hung[tuple(argv)] = output
         return output

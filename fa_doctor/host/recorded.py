@@ -6,7 +6,7 @@ import json
 import posixpath
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,7 @@ class RecordedHost(Host):
         env: Mapping[str, str] | None = None,
         report: bool = False,
         label: str | None = None,
+        on_report: Callable[[str], None] | None = None,
     ) -> CommandOutput:
         wanted = [label] if label else list(argv)
         for command in self._log.get("commands", ()):

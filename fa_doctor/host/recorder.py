@@ -121,9 +121,10 @@ class RecordingHost(Host):
         env: Mapping[str, str] | None = None,
         report: bool = False,
         label: str | None = None,
+        on_report: Callable[[str], None] | None = None,
     ) -> CommandOutput:
         self.inner.deadline = self.deadline
-        found = self.inner.run(argv, timeout_s, env, report, label)
+        found = self.inner.run(argv, timeout_s, env, report, label, on_report)
         self._programs.add(argv[0])
         self._commands[(label,) if label else tuple(argv)] = found
         return found

@@ -73,6 +73,10 @@ def test_a_report_has_a_pipe_of_its_own() -> None:
     script = "import os; f = int(os.environ['FA_DOCTOR_REPORT_FD']); os.write(f, b'step'); print('noise'); os.close(f)"
     out = run_command(python(script), 10, ENV, report=True)
     assert (out.returncode, out.report, out.stdout) == (0, "step", "noise\n")
+    lines: list[str] = []
+    script = "import os, time; f = int(os.environ['FA_DOCTOR_REPORT_FD']); os.write(f, b'a\\nb'); time.sleep(0.2); os.write(f, b'c\\n')"
+    run_command(python(script), 10, ENV, report=True, on_report=lines.append)
+    assert lines == ["a", "bc"]
     closed = run_command(python("import os; os.close(int(os.environ['FA_DOCTOR_REPORT_FD']))"), 10, ENV, report=True)
     assert (closed.returncode, closed.report) == (0, "")
 
