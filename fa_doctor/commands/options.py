@@ -51,7 +51,13 @@ def write_output(text: str, path: str | None) -> None:
         sys.stdout.flush()
         return
     try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            # /dev/null, /dev/stderr, a pipe: written to, never replaced (root could).
+            with open(path, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            return
         # Written beside and renamed: a reader never sees half a report, and a full disk leaves the old one whole.
+        path = os.path.realpath(path)  # behind a link it is the file that changes, not the link
         partial = f"{path}.{os.getpid()}.partial"
         with open(partial, "w", encoding="utf-8") as stream:
             stream.write(text)
