@@ -177,12 +177,25 @@ def override(
     return make
 
 
-def small_rdna2() -> Staged:
-    """An RX 6700 XT, for which the wheel has no code, under an override of another generation."""
+def other_silicon(gfx_target_version: int, device_id: int) -> Staged:
+    """The desktop with another card in the place of the RX 7900 XTX."""
     machine = rx7900xtx()
     path = "/sys/class/kfd/kfd/topology/nodes/1/properties"
-    text = str(machine.files[path]).replace("gfx_target_version 110000", "gfx_target_version 100301")
-    machine.files[path] = text.replace(f"device_id {0x744C}", f"device_id {0x73DF}")
+    text = str(machine.files[path]).replace("gfx_target_version 110000", f"gfx_target_version {gfx_target_version}")
+    machine.files[path] = text.replace(f"device_id {0x744C}", f"device_id {device_id}")
+    return machine
+
+
+def small_rdna2() -> Staged:
+    """An RX 6700 XT, for which the wheel has no code, under an override of another generation."""
+    machine = other_silicon(100301, 0x73DF)
+    machine.environ["HSA_OVERRIDE_GFX_VERSION"] = "11.0.0"
+    return machine
+
+
+def left_over() -> Staged:
+    """An RX 7800 XT, for which older wheels had no code and this one has."""
+    machine = other_silicon(110001, 0x747E)
     machine.environ["HSA_OVERRIDE_GFX_VERSION"] = "11.0.0"
     return machine
 
@@ -263,11 +276,7 @@ def reset_in_the_log() -> Staged:
 
 def too_old() -> Staged:
     """An MI25 alone."""
-    machine = rx7900xtx()
-    path = "/sys/class/kfd/kfd/topology/nodes/1/properties"
-    text = str(machine.files[path]).replace("gfx_target_version 110000", "gfx_target_version 90000")
-    machine.files[path] = text.replace(f"device_id {0x744C}", f"device_id {0x6860}")
-    return machine
+    return other_silicon(90000, 0x6860)
 
 
 def withheld() -> Staged:
@@ -407,7 +416,7 @@ CASES = [
     Case("override in hex", override("9.0.a"), {"GPU004": "hsa-override-wrong"}, title="decimal"),
     Case(
         "override left over",
-        override("11.0.1", rx7900xtx),
+        left_over,
         {"GPU004": "hsa-override-wrong"},
         WARN,
         "unset HSA_OVERRIDE",
