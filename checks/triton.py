@@ -11,7 +11,7 @@ from fa_doctor.diagnosis.remedies import install_system_packages, replace_packag
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch, Triton
 from fa_doctor.knowledge.stacks import stack_of_torch
-from fa_doctor.knowledge.triton import DISTRIBUTIONS, conflict_rule, needs
+from fa_doctor.knowledge.triton import DISTRIBUTIONS, needs
 
 __all__ = ["wanted_triton"]
 
@@ -57,7 +57,6 @@ def one_owner(machine: Machine) -> Verdicts:
     triton = machine.triton
     if triton is None:
         return skipped("Triton is not installed")
-    fact, _ = conflict_rule()
     here = [owner for owner in triton.owners if triton.folder is None or triton.folder.startswith(owner.location + "/")]
     if len(here) > 1:
         names = " and ".join(f"{owner.name} {owner.version}" for owner in here)
@@ -65,7 +64,8 @@ def one_owner(machine: Machine) -> Verdicts:
             f"{len(here)} distributions own one folder triton/: {names}",
             *triton.evidence,
             cause="triton-dual-install",
-            detail=f"{fact[0].upper()}{fact[1:]}. What is imported now says it is {triton.version or 'of no version'}.",
+            detail="Each wrote its files over those of the other, and pip does not see it. What is imported now is a "
+            f"mixture that says it is {triton.version or 'of no version'}; removing one takes files of the other away.",
             fixes=_reinstall(machine, triton, "TRI002"),
         )
     if here and triton.version and _release(here[0].version) != _release(triton.version) and not here[0].editable:

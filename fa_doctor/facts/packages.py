@@ -211,6 +211,10 @@ def _first(host: Host, python: Python, *names: str, record: bool = False) -> Dis
     return read_details(host, found[0], record=record) if found else None
 
 
+def _release(version: str) -> str:
+    return version.partition("+")[0]
+
+
 def _local(version: str) -> str:
     return version.partition("+")[2]
 
@@ -236,8 +240,9 @@ def _torch(host: Host, python: Python) -> Torch | None:
     version = says.get("__version__") or (distribution.version if distribution else None)
     if version is None:
         return None
-    evidence = [Evidence(path, f"{name} = {value!r}") for name, value in says.items() if name != "git_version"]
-    if distribution:
+    said = ", ".join(f"{name} = {value!r}" for name, value in says.items() if name != "git_version")
+    evidence = [Evidence(path, said)] if said else []
+    if distribution and not (said and _release(version) == _release(distribution.version)):
         evidence.append(Evidence(distribution.metadata_path, f"torch {distribution.version}"))
     requires = distribution.requires if distribution else ()
     if "hip" in says or "cuda" in says:

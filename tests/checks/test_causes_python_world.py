@@ -310,8 +310,16 @@ def group_not_passed_on() -> Staged:
 
 def rootless_podman() -> Staged:
     machine = group_not_passed_on()
-    machine.recording["user"]["uid"] = 0
-    return in_container(machine, "podman") if machine.devices.pop("/.dockerenv") else machine
+    del machine.devices["/.dockerenv"]
+    machine = in_container(machine, "podman")
+    # What the user namespace does not map shows as nobody's.
+    unmapped = {
+        path: (line or "").replace(f"root {RENDER}", "65534 65534")
+        for path, line in machine.devices.items()
+        if path.startswith("/dev/")
+    }
+    machine.devices |= unmapped
+    return machine
 
 
 def little_shared_memory() -> Staged:
