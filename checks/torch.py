@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
-from fa_doctor.diagnosis.model import Evidence, Fix, Status, Verdict, failed, passed, skipped, unknown, warned
-from fa_doctor.diagnosis.remedies import new_environment, replace_packages
+from fa_doctor.diagnosis.model import Evidence, Fix, Safety, Status, Verdict, failed, passed, skipped, unknown, warned
+from fa_doctor.diagnosis.remedies import new_environment, replace_packages, set_variable
 from fa_doctor.diagnosis.torch_choice import choose_torch, install_torch, pythons_for
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Companion, Torch
@@ -15,6 +15,7 @@ from fa_doctor.knowledge.gpus import architecture
 from fa_doctor.knowledge.packages import package
 from fa_doctor.knowledge.stacks import gaps_of, stack_of_torch
 
+OVERRIDE = "HSA_OVERRIDE_GFX_VERSION"
 _CHOOSE = "Name another interpreter with --python, or activate the environment that you mean."
 
 
@@ -191,11 +192,16 @@ def _architectures(machine: Machine, torch: Torch, targets: set[tuple[str | None
         advice = []
         if choice.problem:
             advice.append(choice.problem + ".")
-        if row and row.override and row.override.runs_as in archs:
+        override = row.override if row else None
+        if override and override.runs_as in archs and not (stack and gaps_of(override.runs_as, stack)):
             advice.append(
-                f"Inside its own family it can run as {row.override.runs_as}: "
-                f"HSA_OVERRIDE_GFX_VERSION={row.override.value} ({row.override.caveat})."
+                f"Inside its own family it can run as {override.runs_as}: "
+                f"HSA_OVERRIDE_GFX_VERSION={override.value} ({override.caveat})."
             )
+            if len(targets) == 1:  # the variable changes every GPU of the process
+                title = f"Run it as {override.runs_as}, another member of its family"
+                way = set_variable(machine, OVERRIDE, override.value, title, safety=Safety.UNSAFE, proof="TOR102")
+                fixes = (way, *fixes)
         yield failed(
             f"torch {torch.version} has no code for {in_force}"
             + ("" if in_force == silicon else f" (a {silicon} that an override reports as it)"),

@@ -68,7 +68,12 @@ def test_the_integrated_gpu_beside_a_card_needs_no_code(desktop: Machine) -> Non
     assert judged(with_gpus(desktop, (CARD, IGPU)), "TOR102").status is Status.PASS
     alone = judged(with_gpus(desktop, (dataclasses.replace(IGPU, index=0),)), "TOR102")
     assert alone.status is Status.FAIL
-    assert "HSA_OVERRIDE_GFX_VERSION=10.3.0" in alone.verdict.detail
+    wheel = desktop.torch
+    assert wheel is not None
+    older = dataclasses.replace(desktop, torch=dataclasses.replace(wheel, version="2.9.1+rocm6.4"))
+    alone = judged(with_gpus(older, (dataclasses.replace(IGPU, index=0),)), "TOR102")
+    assert alone.verdict.fixes[0].commands == ("export HSA_OVERRIDE_GFX_VERSION=10.3.0",)
+    assert not alone.verdict.fixes[0].automatic
 
 
 def test_an_override_counts_as_what_the_runtime_reports(desktop: Machine) -> None:
