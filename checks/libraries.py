@@ -16,6 +16,7 @@ from fa_doctor.diagnosis.model import (
     Evidence,
     Fix,
     Level,
+    Safety,
     Status,
     Verdict,
     failed,
@@ -24,8 +25,8 @@ from fa_doctor.diagnosis.model import (
     unknown,
     warned,
 )
-from fa_doctor.diagnosis.remedies import install_system_packages, set_variable, unset_variable
-from fa_doctor.facts.libraries import LinkedFile, RocmLibrary, is_rocm_library, same_release
+from fa_doctor.diagnosis.remedies import install_line, install_system_packages, set_variable, unset_variable
+from fa_doctor.facts.libraries import LinkedFile, RocmLibrary, is_rocm_library, same_release, stem_of
 from fa_doctor.facts.linker import Rule
 from fa_doctor.facts.loaded import Failure, Loaded, MappedLibrary
 from fa_doctor.facts.machine import Machine
@@ -56,6 +57,8 @@ def found(machine: Machine) -> Verdicts:
     evidence += [Evidence(path, "present") for missed in linked.missing for path in missed.elsewhere[:1]]
     if linked.unknown:
         return unknown(f"whether the dynamic linker finds {names} is not recorded", *evidence)
+    if machine.libraries.foreign:
+        return unknown(f"whether {names} is found cannot be told: {machine.libraries.foreign}", *evidence)
     if machine.python.environment == "conda" and not any(is_rocm_library(missed.name) for missed in linked.missing):
         return unknown(f"torch needs {names}, which another package of the conda environment may open first", *evidence)
     broken = any(missed.error for missed in linked.missing)
@@ -132,13 +135,24 @@ def _companions(machine: Machine) -> Iterator[Verdict]:
         second = [library for library in _judged(machine, companion.libraries) if library.stem in of_torch]
         differing = [library for library in second if not same_release(library.release, of_torch[library.stem].release)]
         pairs = [item for library in second for item in (_where(of_torch[library.stem]), _where(library))]
-        if differing:
+        gone = [missed for missed in companion.missing if is_rocm_library(missed.name) and not missed.elsewhere]
+        if gone and not companion.unknown and not machine.libraries.foreign:
+            name = companion.package
+            yield failed(
+                f"{name} needs {gone[0].name}, which nothing on this machine provides",
+                Evidence(gone[0].by or companion.path, f"needs {gone[0].name}"),
+                *(_where(of_torch[stem]) for stem in [stem_of(gone[0].name)] if stem in of_torch),
+                cause="rocm-library-missing",
+                detail=f"This {name} was built for another ROCm than torch; a link in place of that name is no cure.",
+                fixes=_rebuild(machine, companion.package),
+            )
+        elif differing:
             yield failed(
                 f"{companion.package} brings a second {differing[0].stem} into torch's process, "
                 f"of ROCm {differing[0].release}",
                 *pairs,
                 cause="rocm-library-conflict",
-                fixes=unmix(machine, differing, "LIB003"),
+                fixes=unmix(machine, differing, "LIB003") or _rebuild(machine, companion.package),
             )
         elif second:
             yield warned(
@@ -146,7 +160,7 @@ def _companions(machine: Machine) -> Iterator[Verdict]:
                 *pairs,
                 cause="rocm-library-conflict",
                 detail="Both are of the same release; kernels registered with one are unknown to the other.",
-                fixes=unmix(machine, second, "LIB003"),
+                fixes=unmix(machine, second, "LIB003") or _rebuild(machine, companion.package),
             )
         elif not companion.missing:
             yield passed(f"{companion.package} uses the ROCm libraries of torch", Evidence(companion.path, "followed"))
@@ -311,6 +325,18 @@ def _where(library: RocmLibrary) -> Evidence:
 def _release_text(libraries: Iterable[RocmLibrary]) -> str:
     releases = _distinct(library.release for library in libraries)
     return f"of ROCm {releases[0]}" if releases else "of one place"
+
+
+def _rebuild(machine: Machine, package: str) -> tuple[Fix, ...]:
+    """A build of the package that belongs to the installed torch."""
+    torch = machine.torch
+    if torch is None:
+        return ()
+    title = f"Build {package} against the installed torch {torch.version}, or install its wheel for ROCm {torch.rocm}"
+    line = install_line(
+        machine, (package,), None, "--no-build-isolation", "--no-binary", package, "--force-reinstall", "--no-deps"
+    )
+    return (Fix(title, (line,), safety=Safety.UNSAFE, proof="LIB003"),)
 
 
 def _let_triton_find(machine: Machine) -> tuple[Fix, ...]:

@@ -129,7 +129,8 @@ class Libraries:
 
     `without_variable` is what `torch` would be with LD_LIBRARY_PATH unset, where it is set and that changes something.
     `unregistered` are folders that /etc/ld.so.conf names and that hold ROCm libraries which its cache does not know:
-    ldconfig was not run since. `mapped` is every file of the process with torch, `cached_hip` the files of the HIP
+    ldconfig was not run since. `foreign` says why the linker's rules are not those of this model, if so: absence is
+    then unknown. `mapped` is every file of the process with torch, `cached_hip` the files of the HIP
     runtime that `ldconfig -p` lists.
     """
 
@@ -137,6 +138,7 @@ class Libraries:
     companions: tuple[LinkedFile, ...] = ()
     without_variable: LinkedFile | None = None
     unregistered: tuple[str, ...] = ()
+    foreign: str | None = None
     mapped: tuple[str, ...] = ()
     cached_hip: tuple[str, ...] = ()
 
@@ -197,6 +199,7 @@ def gather(host: Host, python: Python, packages: Packages, installs: Sequence[Ro
         torch=linked,
         companions=tuple(companions),
         without_variable=without,
+        foreign=process.foreign,
         mapped=tuple(each.path for each in process.objects),
     )
 

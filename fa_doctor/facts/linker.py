@@ -109,6 +109,15 @@ class LinkedProcess:
         self._library_path: tuple[str, ...] | None = None
 
     @property
+    def foreign(self) -> str | None:
+        """Why this model does not hold for the program: its dynamic linker is another one (musl, Nix, Guix, Homebrew),
+        with a search of its own. None where it is glibc's at its usual place."""
+        path = self.program.elf.interpreter if self.program else None
+        if path is None or (posixpath.basename(path).startswith("ld-linux") and path.startswith(("/lib", "/usr/lib"))):
+            return None
+        return f"the interpreter's dynamic linker is {path}"
+
+    @property
     def program(self) -> LoadedObject | None:
         """The executable, once it is started."""
         return self.objects[0] if self.objects and self.objects[0].is_program else None

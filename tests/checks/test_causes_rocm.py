@@ -156,6 +156,14 @@ def companion_of_another_release() -> Staged:
     return machine
 
 
+def companion_of_a_gone_release() -> Staged:
+    machine = rx7900xtx()
+    extension = tiny_elf(None, ("libc10_hip.so", "libamdhip64.so.5", "libc.so.6"))
+    owns: dict[str, str | bytes] = {"exllamav2/__init__.py": "", "exllamav2_ext.cpython-312.so": extension}
+    machine.distribution("exllamav2", "0.0.14", owns=owns)
+    return machine
+
+
 def rocm_packages_of_two_versions() -> Staged:
     machine = rx7900xtx()
     for name, version in (("rocm", "7.14.1"), ("rocm-sdk-core", "7.14.1"), ("rocm-sdk-libraries", "7.14.0")):
@@ -288,7 +296,8 @@ CASES = [
     Case("libnuma gone", system_library_gone, {"LIB001": MISSING}, "apt-get install -y libnuma1"),
     Case("LD_LIBRARY_PATH", library_path_before_torch, {"LIB002": CONFLICT}, "export LD_LIBRARY_PATH=/usr/local/lib"),
     Case("LD_PRELOAD", preload_of_another_release, {"LIB002": CONFLICT}, "unset LD_PRELOAD"),
-    Case("companion", companion_of_another_release, {"LIB003": CONFLICT}),
+    Case("companion", companion_of_another_release, {"LIB003": CONFLICT}, "--no-build-isolation"),
+    Case("companion, gone", companion_of_a_gone_release, {"LIB003": MISSING}, "--no-binary exllamav2"),
     Case("rocm packages", rocm_packages_of_two_versions, {"ROC003": CONFLICT}),
     Case("Triton, other HIP", triton_told_of_another_hip, {"LIB101": CONFLICT}, "unset TRITON_LIBHIP_PATH"),
     Case("Triton, no HIP", triton_told_of_nothing, {"LIB101": "triton-hip-library-not-found"}, "unset TRITON_LIBHIP"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shared_objects import ElfMaker
 
 from fa_doctor.facts.linker import LinkedProcess, LoadedObject, Rule
-from fa_doctor.facts.linker_system import LinkerSystem
+from fa_doctor.facts.linker_system import LinkerSystem, expand_tokens
 from fa_doctor.host import LiveHost
 
 AARCH64 = 183
@@ -317,3 +317,24 @@ def test_any_layout(make: ElfMaker, tmp_path: Path, layout: dict[str, object]) -
     program = make.program(root / "bin/program", tuple(needed), **paths)
     value = ":".join(str(root / folder) if folder else "" for folder in variable)
     agree(program, root / "bin", **({"LD_LIBRARY_PATH": value} if variable else {}))
+
+
+@given(st.text(alphabet="$/{}:;.ORIGINLBPATFMx", max_size=60), st.text(max_size=30))
+def test_any_search_path(text: str, origin: str) -> None:
+    system = LinkerSystem(LiveHost(environ={}), {"PWD": "/here", "LD_LIBRARY_PATH": text, "LD_PRELOAD": text})
+    assert all(folder.startswith("/") for folder in system.split_path(text, ":;", "/" + origin))
+    assert isinstance(expand_tokens(text, None, system), str)
+    assert all(system.preload)
+
+
+def test_another_dynamic_linker_is_not_modelled(make: ElfMaker, tmp_path: Path) -> None:
+    program = make.program(tmp_path / "program")
+    data = program.read_bytes()
+    process = LinkedProcess(LinkerSystem(LiveHost(environ={}), {}))
+    assert process.start(str(program))
+    assert process.foreign is None
+    musl = tmp_path / "musl"
+    musl.write_bytes(data.replace(b"/lib64/ld-linux-x86-64.so.2", b"/lib/ld-musl-x86_64.so.1\0\0\0"))
+    process = LinkedProcess(LinkerSystem(LiveHost(environ={}), {}))
+    assert process.start(str(musl))
+    assert "musl" in (process.foreign or "")
