@@ -71,6 +71,8 @@ class RocmInstall:
         """Whether a file (links followed) belongs to this installation."""
         if self.origin in ("distribution", "torch", "conda"):
             return self.library_folder is not None and posixpath.dirname(real_path) == self.library_folder
+        if self.origin == "wheel":  # _rocm_sdk_core, and _rocm_sdk_libraries beside it
+            return real_path.startswith(posixpath.dirname(self.path) + "/_rocm_sdk_")
         return real_path.startswith(self.path.rstrip("/") + "/")
 
 
@@ -112,7 +114,10 @@ def gather(host: Host, python: Python, torch: Torch | None) -> tuple[RocmInstall
         _opt_root(found, f"/opt/{name}")
     for variable in _VARIABLES:
         path = (host.environ or {}).get(variable, "")
-        if path.startswith("/") and posixpath.normpath(path) not in ("/", "/usr", "/usr/local"):
+        if not path.startswith("/") or posixpath.normpath(path) in ("/", "/usr", "/usr/local"):
+            continue
+        real = host.real_path(path) or path
+        if not any(install.holds(real) for install in found.installs.values()):  # HIP_PATH=/opt/rocm/hip of old
             found.tree(posixpath.normpath(path), "variable")
     installs = list(found.installs.values())
     installs += _in_system_folders(host)

@@ -57,7 +57,7 @@ def find_linker(host: Host, python: Python, triton: Triton | None) -> TritonSear
     found = _Search(host, python, triton.folder, triton.version, Libraries()).run("linker")
     if found.path is None:
         return found
-    output = host.run([found.path, "--version"], timeout_s=3.0)
+    output = host.run([found.path, "--version"], timeout_s=2.0)
     said = (output.stdout or output.stderr).strip().splitlines()
     return replace(found, llvm=llvm_of(output.stdout), said=said[0][:200] if said else "")
 
@@ -146,6 +146,6 @@ class _Search:
         words = command.split()
         if self.host.which(words[0]) is None:
             return
-        answer = self.host.run(words, timeout_s=5.0).stdout.strip()
+        answer = self.host.run(words, timeout_s=2.0).stdout.strip()
         if answer.startswith("/"):
             yield posixpath.join(answer, "lib", name)

@@ -121,12 +121,22 @@ def test_rocm_packages_of_the_target_python(tmp_path: Path) -> None:
     (found,) = rocm.gather(host, python, None) or ()
     assert (found.version, found.path, found.origin) == ("7.14.1", core, "wheel")
     assert found.can_compile
+    assert found.holds(f"{machine.site}/_rocm_sdk_libraries/lib/librocblas.so.5")
 
 
 def test_a_tree_that_only_a_variable_names(tmp_path: Path) -> None:
     files: dict[str, str | bytes] = {"/apps/rocm/6.2.0/.info/version": "6.2.0-66", "/usr/include/hip/hip_runtime.h": ""}
     (found,) = installs(tmp_path, files, environ={"ROCM_PATH": "/apps/rocm/6.2.0/", "HIP_PATH": "/usr"})
     assert (found.version, found.origin) == ("6.2.0", "variable")
+
+
+def test_a_variable_that_points_into_a_known_tree_is_no_other_one(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "/opt/rocm-5.7.1/.info/version": "5.7.1-98",
+        "/opt/rocm-5.7.1/hip/include/hip/hip_runtime.h": "",
+    }
+    (found,) = installs(tmp_path, files, {"/opt/rocm": "rocm-5.7.1"}, environ={"HIP_PATH": "/opt/rocm/hip"})
+    assert found.version == "5.7.1"
 
 
 def test_wsl_has_amd_packages(tmp_path: Path) -> None:
