@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "gpus": ("fa_doctor.commands.gpus", "Lists the known GPUs, or shows everything known of one."),
     "kernels": ("fa_doctor.commands.kernels", "Works with the bundled attention kernels."),
+    "tune": ("fa_doctor.commands.tune", "Searches kernel configurations once and keeps them."),
     "stacks": (
         "fa_doctor.commands.stacks",
         "Lists the stacks that are known to fit together, or shows everything known of one.",

@@ -75,8 +75,50 @@ def _compile(request: dict[str, Any]) -> None:
         _say(event="end", shim_problem=driver.shim_problem)
 
 
+def _tune(request: dict[str, Any]) -> None:
+    """{"shapes": [{"batch", "heads", "kv_heads", "seqlen_q", "seqlen_k", "head_dim", "dtype", "causal", "backward"}]}"""
+    os.environ.pop("TRITON_INTERPRET", None)
+    package = load_package()
+    tuning = importlib.import_module(f"{package.__name__}.tuning")
+    variants = importlib.import_module(f"{package.__name__}.variants")
+    compat = importlib.import_module(f"{package.__name__}.compat")
+    import torch
+    import triton
+
+    if not torch.cuda.is_available():
+        build = f"its torch is {torch.__version__}, "
+        build += f"built for ROCm {torch.version.hip}" if torch.version.hip else f"built for CUDA {torch.version.cuda}"
+        _say(event="no_gpu", message=f"this Python sees no GPU; {build}")
+        return
+    target = compat.target_name(torch.empty(1, device="cuda"))
+    _say(event="plan", device=torch.cuda.get_device_name(), target=target, triton=triton.__version__,
+         store=str(tuning.store_path(target)))  # fmt: skip
+
+    def progress(kind: str, number: int, count: int, config: Any, outcome: float | str) -> None:
+        _say(event="candidate", kind=kind, number=number, count=count, config=vars(config), outcome=outcome)
+
+    for number, shape in enumerate(request["shapes"]):
+        _say(event="begin", number=number)
+        dtype = variants.DTYPES[shape["dtype"]]
+
+        def random(length: int, heads: int, shape: dict[str, Any] = shape, dtype: Any = dtype) -> Any:
+            return torch.randn(shape["batch"], length, heads, shape["head_dim"], device="cuda", dtype=dtype)
+
+        try:
+            q = random(shape["seqlen_q"], shape["heads"]).requires_grad_(shape["backward"])
+            k, v = (random(shape["seqlen_k"], shape["kv_heads"]).requires_grad_(shape["backward"]) for _ in range(2))
+            with tuning.searching(progress):
+                out = package.flash_attn_func(q, k, v, causal=shape["causal"])
+                if shape["backward"]:
+                    torch.autograd.grad(out, (q, k, v), torch.randn_like(out))
+        except (ValueError, torch.cuda.OutOfMemoryError) as error:
+            _say(event="failed", number=number, message=str(error).splitlines()[0])
+            continue
+        _say(event="done", number=number)
+
+
 def main(argv: list[str]) -> int:
-    commands = {"compile": _compile}
+    commands = {"compile": _compile, "tune": _tune}
     if len(argv) != 2 or argv[0] not in commands:
         print(f"usage: {sys.executable} {_FOLDER} {'|'.join(commands)} REQUEST", file=sys.stderr)
         return 2

@@ -168,7 +168,7 @@ def pick(
 
 def _capturing() -> bool:
     """Whether a CUDA graph is being recorded, in which nothing can be timed."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def _search(kind: str, configs: Sequence[Config], launch: Callable[[Config], None]) -> tuple[Config | None, float]:
