@@ -19,6 +19,7 @@ TOPICS: tuple[str, ...] = (
     "compiler",
     "variables",
     "flash_attention",
+    "attention_speed",
     "resources",
     "kernels",
     "speed",

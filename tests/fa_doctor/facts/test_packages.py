@@ -13,7 +13,7 @@ from tiny_elf import tiny_elf
 
 from fa_doctor.facts import packages, python
 from fa_doctor.facts.distributions import owned_top_levels, parse_direct_url, parse_metadata, parse_pth, read_details
-from fa_doctor.facts.packages import build_of_label, build_of_libraries, parse_assignments, requirement_on
+from fa_doctor.facts.package_files import build_of_label, build_of_libraries, parse_assignments, requirement_on
 from fa_doctor.host import LiveHost
 
 

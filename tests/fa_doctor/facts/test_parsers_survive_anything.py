@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fa_doctor.facts import cgroups, container, distributions, packages, python, resources, system
+from fa_doctor.facts import cgroups, container, distributions, package_files, python, resources, system
 
 PARSERS: list[Callable[[str], Any]] = [
     system.parse_os_release,
@@ -32,10 +32,10 @@ PARSERS: list[Callable[[str], Any]] = [
     distributions.parse_pth,
     python.parse_answer,
     python.parse_pyvenv_cfg,
-    lambda text: packages.parse_assignments(text, "__version__", "hip"),
-    lambda text: packages.requirement_on((text,), ("triton",)),
-    lambda text: packages.build_of_libraries((text,)),
-    packages.build_of_label,
+    lambda text: package_files.parse_assignments(text, "__version__", "hip"),
+    lambda text: package_files.requirement_on((text,), ("triton",)),
+    lambda text: package_files.build_of_libraries((text,)),
+    package_files.build_of_label,
 ]
 FRAGMENTS = [
     "ID=ubuntu", 'PRETTY_NAME="', "MemTotal: 12 kB", "0::/", "Seccomp:\t2", "max", "100000 100000", "9" * 30, "engine=",
