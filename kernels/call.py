@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,8 +37,9 @@ RUNTIME_NUMBERS = (
 class Call:
     """The arguments of an attention call that are no tensors.
 
-    window: (left, right), negative for infinite; causal is right = 0 (see `of`). alibi, dropout and varlen say whether
-    the call brings slopes, drops anything, packs its sequences.
+    left, right: the window, -1 for infinite; a causal mask is right = 0. alibi, dropout and varlen say whether
+    the call brings slopes, drops anything, packs its sequences. Made by `of`, which hands out the same object for the
+    same arguments, so that what is derived from them is derived once.
     """
 
     max_seqlen_q: int
@@ -50,7 +52,23 @@ class Call:
     alibi: bool
     varlen: bool
 
-    @property
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def of(
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        softmax_scale: float,
+        left: int,
+        right: int,
+        softcap: float,
+        dropout_p: float,
+        alibi: bool,
+        varlen: bool,
+    ) -> Call:
+        left, right = max(left, -1), max(right, -1)
+        return Call(max_seqlen_q, max_seqlen_k, softmax_scale, left, right, softcap, dropout_p, alibi, varlen)
+
+    @functools.cached_property
     def features(self) -> frozenset[str]:
         """What makes this call's kernel another one than the plain one; the names that configurations use."""
         named = {
@@ -97,8 +115,10 @@ class Call:
         """1 / (1 - p); 0 where everything is dropped."""
         return 1.0 / (1.0 - self.dropout_p) if self.dropout_p < 1.0 else 0.0
 
-    def with_scale(self, softmax_scale: float) -> Call:
-        return replace(self, softmax_scale=softmax_scale)
+    @functools.cached_property
+    def with_positive_scale(self) -> Call:
+        """This call with the absolute value of its scale."""
+        return self if self.softmax_scale >= 0 else replace(self, softmax_scale=-self.softmax_scale)
 
     def batch(self, q: torch.Tensor, cu_seqlens: torch.Tensor | None) -> int:
         return int(cu_seqlens.numel() - 1 if cu_seqlens is not None else q.shape[0])
@@ -123,10 +143,10 @@ class Call:
 
     @staticmethod
     def wide(block: int, *tensors: torch.Tensor) -> bool:
-        """Whether an offset inside of a tile can pass 2^31 elements, so that 32 bits do not hold it."""
-        return any((block + 1) * max(abs(s) for s in x.stride()) >= 2**31 for x in tensors)
+        """Whether an offset inside of a tile (rows a token apart) can pass 2^31 elements: 32 bits do not hold it."""
+        return any((block + 1) * abs(x.stride(-3)) >= 2**31 for x in tensors)
 
-    @property
+    @functools.cached_property
     def kernel_arguments(self) -> tuple[Any, ...]:
         """The run-time numbers that backward kernels take, in their order."""
         return (

@@ -64,7 +64,8 @@ def tile_descriptors(target: str, block: int, block_d: int, *tensors: torch.Tens
 
     tensors = tuple(x if x.dim() == 4 else x[None] for x in tensors)
     for x in tensors:
-        if x.itemsize != 2 or x.data_ptr() % 16 or any(stride * x.itemsize % 16 for stride in x.stride()[:3]):
+        b, s, h, _ = x.stride()
+        if x.itemsize != 2 or x.data_ptr() % 16 or (b | s | h) % 8 or x.numel() == 0:
             return none
     return [TensorDescriptor(x, list(x.shape), list(x.stride()), [1, block, 1, block_d]) for x in tensors]
 

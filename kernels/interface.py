@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from . import reference, validation
-from .ops import attention_forward
+from .ops import attend
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -69,7 +69,7 @@ def flash_attn_func(
     q, k, v = _autocast(q, k, v)
     left, right = _window(window_size, causal)
     rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
-    out, lse = attention_forward(
+    out, lse = attend(
         q,
         k,
         v,
@@ -199,7 +199,7 @@ def flash_attn_varlen_func(
     q, k, v = _autocast(q, k, v)
     left, right = _window(window_size, causal)
     rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
-    out, lse = attention_forward(
+    out, lse = attend(
         q,
         k,
         v,

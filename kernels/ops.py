@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import compat, reference
 from .backward import backward as launch_backward
 from .call import Call
 from .forward import forward as launch_forward
 
-__all__ = ["attention_backward", "attention_forward"]
+__all__ = ["attend", "attention_backward", "attention_forward"]
 
 # The same files are installed as fa_doctor.kernels and as flash_attn, and both may be imported in one process.
 _NAMESPACE = (__package__ or "kernels").replace(".", "_")
@@ -38,30 +39,6 @@ _BACKWARD_SCHEMA = (
 )
 
 
-def _call(
-    varlen: bool,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    softmax_scale: float,
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    dropout_p: float,
-    alibi: bool,
-) -> Call:
-    return Call(
-        max_seqlen_q=max_seqlen_q,
-        max_seqlen_k=max_seqlen_k,
-        softmax_scale=softmax_scale,
-        left=max(window_left, -1),
-        right=max(window_right, -1),
-        softcap=softcap,
-        dropout_p=dropout_p,
-        alibi=alibi,
-        varlen=varlen,
-    )
-
-
 def _reference_options(
     call: Call, q: Tensor, cu_seqlens_q: Tensor | None, alibi_slopes: Tensor | None, rng_state: Tensor | None
 ) -> dict[str, Any]:
@@ -78,6 +55,80 @@ def _reference_options(
         "dropout_p": call.dropout_p,
         "keep": keep,
     }
+
+
+def _forward(
+    call: Call,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    block_table: Tensor | None,
+    alibi_slopes: Tensor | None,
+    rng_state: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if not compat.use_kernels(q):
+        options = _reference_options(call, q, cu_seqlens_q, alibi_slopes, rng_state)
+        if cu_seqlens_q is not None and cu_seqlens_k is not None:
+            out, lse = reference.attention_varlen(
+                q, k, v, cu_seqlens_q, cu_seqlens_k, block_table=block_table, **options
+            )
+        else:
+            out, lse, _ = reference.attention(q, k, v, **options)
+        return out.contiguous(), lse.contiguous()
+    if call.softmax_scale < 0:  # the kernels take maxima before they scale: the sign goes to q
+        q = -q
+    q, k, v = _last_contiguous(q), _last_contiguous(k), _last_contiguous(v)
+    out, lse = launch_forward(
+        call.with_positive_scale, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state
+    )
+    return out, lse
+
+
+def _backward(
+    call: Call,
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    alibi_slopes: Tensor | None,
+    rng_state: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not compat.use_kernels(q):
+        options = _reference_options(call, q, cu_seqlens_q, alibi_slopes, rng_state)
+        if cu_seqlens_q is not None and cu_seqlens_k is not None:
+            grads = reference.attention_varlen_grads(dout, dlse, q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
+        else:
+            grads = reference.attention_grads(dout, dlse, q, k, v, **options)
+        dq, dk, dv = grads
+        return dq.contiguous(), dk.contiguous(), dv.contiguous()
+    signed_q = -q if call.softmax_scale < 0 else q
+    signed_q, k, v, dout = (_last_contiguous(x) for x in (signed_q, k, v, dout))
+    dq, dk, dv = launch_backward(
+        call.with_positive_scale,
+        dout,
+        signed_q,
+        k,
+        v,
+        out,
+        lse,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        alibi_slopes,
+        rng_state,
+        dlse,
+    )
+    return (dq.neg_() if call.softmax_scale < 0 else dq), dk, dv
+
+
+def _last_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::attention_forward", mutates_args=(), schema=_FORWARD_SCHEMA)
@@ -103,8 +154,7 @@ def attention_forward(
     lse: float32 (B, H, Sq), packed (H, total_q); +inf for a row that sees no key. rng_state: int64 (2,), seed and
     offset, needed where dropout_p > 0. Windows are infinite where negative.
     """
-    call = _call(
-        cu_seqlens_q is not None,
+    call = Call.of(
         max_seqlen_q,
         max_seqlen_k,
         softmax_scale,
@@ -113,20 +163,9 @@ def attention_forward(
         softcap,
         dropout_p,
         alibi_slopes is not None,
+        cu_seqlens_q is not None,
     )
-    if not compat.use_kernels(q):
-        options = _reference_options(call, q, cu_seqlens_q, alibi_slopes, rng_state)
-        if cu_seqlens_q is not None and cu_seqlens_k is not None:
-            out, lse = reference.attention_varlen(
-                q, k, v, cu_seqlens_q, cu_seqlens_k, block_table=block_table, **options
-            )
-        else:
-            out, lse, _ = reference.attention(q, k, v, **options)
-        return out.contiguous(), lse.contiguous()
-    call, q = _positive_scale(call, q)
-    q, k, v = (_last_contiguous(x) for x in (q, k, v))
-    out, lse = launch_forward(call, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state)
-    return out, lse
+    return _forward(call, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state)
 
 
 @attention_forward.register_fake
@@ -175,8 +214,7 @@ def attention_backward(
     dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv from the gradients of out and (where it was used) of lse; the rest as in attention_forward."""
-    call = _call(
-        cu_seqlens_q is not None,
+    call = Call.of(
         max_seqlen_q,
         max_seqlen_k,
         softmax_scale,
@@ -185,21 +223,9 @@ def attention_backward(
         softcap,
         dropout_p,
         alibi_slopes is not None,
+        cu_seqlens_q is not None,
     )
-    if not compat.use_kernels(q):
-        options = _reference_options(call, q, cu_seqlens_q, alibi_slopes, rng_state)
-        if cu_seqlens_q is not None and cu_seqlens_k is not None:
-            grads = reference.attention_varlen_grads(dout, dlse, q, k, v, cu_seqlens_q, cu_seqlens_k, **options)
-        else:
-            grads = reference.attention_grads(dout, dlse, q, k, v, **options)
-        dq, dk, dv = grads
-        return dq.contiguous(), dk.contiguous(), dv.contiguous()
-    call, q_signed = _positive_scale(call, q)
-    q_signed, k, v, dout = (_last_contiguous(x) for x in (q_signed, k, v, dout))
-    dq, dk, dv = launch_backward(
-        call, dout, q_signed, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, rng_state, dlse
-    )
-    return (dq.neg_() if softmax_scale < 0 else dq), dk, dv
+    return _backward(call, dout, dlse, q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, rng_state)
 
 
 @attention_backward.register_fake
@@ -227,17 +253,6 @@ def _(
     return dq, dk, dv
 
 
-def _positive_scale(call: Call, q: Tensor) -> tuple[Call, Tensor]:
-    """The kernels take maxima before they scale, which a negative scale would turn around: give its sign to q."""
-    if call.softmax_scale >= 0:
-        return call, q
-    return call.with_scale(-call.softmax_scale), -q
-
-
-def _last_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state, *options = inputs
     ctx.set_materialize_grads(False)
@@ -257,3 +272,57 @@ def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
 
 
 attention_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+class _EagerAttention(torch.autograd.Function):
+    """The same two functions for ordinary eager calls, without the dispatcher's share of the time."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Any) -> tuple[Tensor, Tensor]:
+        q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state = tensors
+        out, lse = _forward(call, *tensors)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, rng_state)
+        ctx.call, ctx.paged = call, block_table is not None
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.paged:
+            raise RuntimeError("attention over a paged cache (block_table) has no backward pass")
+        q, k, v, out, *rest = ctx.saved_tensors
+        if dout is None:
+            dout = torch.zeros_like(out)
+        return (None, *_backward(ctx.call, dout, dlse, q, k, v, out, *rest), *[None] * 5)
+
+
+def _plainly_eager(q: Tensor) -> bool:
+    """Whether nothing watches operators: no compiler, no tensor subclass, no dispatch mode, no functional transform."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(q) in (Tensor, torch.nn.Parameter)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    block_table: Tensor | None,
+    alibi_slopes: Tensor | None,
+    rng_state: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """attention_forward with gradients, by the shortest way. options: those of the operator, from max_seqlen_q on."""
+    tensors = (q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state)
+    if not _plainly_eager(q):
+        out, lse = attention_forward(*tensors, *options)
+    else:
+        call = Call.of(*options, alibi_slopes is not None, cu_seqlens_q is not None)
+        out, lse = _EagerAttention.apply(call, *tensors)
+    return out, lse
