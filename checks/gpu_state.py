@@ -33,19 +33,21 @@ def responds(machine: Machine) -> Verdicts:
         )
         for process in driver.stuck_processes[:4]
     ]
+    if driver.unanswered:
+        evidence.append(Evidence(driver.unanswered, "an open of it did not return"))
     evidence += [Evidence(line.source, line.line) for line in lines[-4:]]
     if hung and not seen:
         return unknown(
             f"{hung[0].name} does not return, and nothing else shows a GPU", Evidence(hung[0].name, hung[0].said)
         )
-    if (hung and seen) or driver.stuck_processes or (lines and lines[-1].kind == "hang"):
-        what = (
-            f"the kernel shows the GPU, but {hung[0].name} does not return"
-            if hung
-            else f"{len(driver.stuck_processes)} process(es) wait in the GPU driver and cannot be ended"
-            if driver.stuck_processes
-            else "the kernel log ends with a GPU that hangs"
-        )
+    if (hung and seen) or driver.stuck_processes or driver.unanswered or (lines and lines[-1].kind == "hang"):
+        what = "the kernel log ends with a GPU that hangs"
+        if hung:
+            what = f"the kernel shows the GPU, but {hung[0].name} does not return"
+        elif driver.stuck_processes:
+            what = f"{len(driver.stuck_processes)} process(es) wait in the GPU driver and cannot be ended"
+        elif driver.unanswered:
+            what = f"opening {driver.unanswered} does not return"
         return failed(
             what,
             *evidence,
@@ -71,7 +73,7 @@ def _unstick(machine: Machine) -> tuple[Fix, ...]:
     if machine.system.wsl:
         return (Fix("Restart WSL (typed on Windows)", ("wsl.exe --shutdown",), needs=Need.RESTART, proof="GPU007"),)
     users = (as_root(machine, "fuser -v /dev/kfd /dev/dri/renderD*"), "ps -eo pid,stat,wchan:32,comm | awk '$2 ~ /D/'")
-    stuck = bool(machine.driver.stuck_processes)
+    stuck = bool(machine.driver.stuck_processes or machine.driver.unanswered)
     reset = Fix(
         "Reset the GPU when no process uses it (what it computed is lost)",
         (as_root(machine, "amd-smi reset --gpureset --gpu all"),),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fa_doctor.evidence import Evidence
 from fa_doctor.facts.gpus.model import Gpus
@@ -57,6 +57,7 @@ class Driver:
     kfd: DeviceNode | None = None
     dxg: DeviceNode | None = None
     render_nodes: tuple[DeviceNode, ...] = ()
+    unanswered: str | None = None  # the node whose open did not return
     dri: bool | None = None  # whether the folder /dev/dri is there
     blacklisted: bool | None = None
     blocked_by: tuple[Evidence, ...] = ()
@@ -84,6 +85,9 @@ def gather(host: Host, gpus: Gpus, system: System, *, deep: bool = False) -> Dri
     look = host.kind == "recorded" or (concerned and (deep or stuck or hung or unexplained))
     log = read_kernel_log(host) if look else None
     groups = groups_by_id(host.read("/etc/group").text or "")
+    nodes, unanswered = _with_openable(
+        host, [_node(host, path, groups) for path in _node_paths(host)], try_open=not stuck
+    )
     blocked: tuple[Evidence, ...] = ()
     if loaded is False:
         blocked = _blocked_by(host, system)
@@ -91,9 +95,10 @@ def gather(host: Host, gpus: Gpus, system: System, *, deep: bool = False) -> Dri
         loaded=loaded,
         origin=origin,
         version=version,
-        kfd=_node(host, "/dev/kfd", groups, try_open=not stuck),
-        dxg=_node(host, "/dev/dxg", groups, try_open=True),
-        render_nodes=_render_nodes(host, groups, try_open=not stuck),
+        kfd=nodes[0],
+        dxg=nodes[1],
+        render_nodes=nodes[2:],
+        unanswered=unanswered,
         dri=host.exists("/dev/dri"),
         blacklisted=bool(blocked) if loaded is False else None,
         blocked_by=blocked,
@@ -221,19 +226,28 @@ def groups_by_id(text: str) -> dict[int, tuple[str, tuple[str, ...]]]:
 _Groups = dict[int, tuple[str, tuple[str, ...]]]
 
 
-def _node(host: Host, path: str, groups: _Groups, *, try_open: bool) -> DeviceNode:
+def _node_paths(host: Host) -> list[str]:
+    """/dev/kfd, /dev/dxg, and the render nodes that are AMD's or of unknown maker."""
+    names = [name for name in host.list("/dev/dri").names if re.fullmatch(r"renderD[0-9]{1,5}", name)]
+    return ["/dev/kfd", "/dev/dxg", *(f"/dev/dri/{name}" for name in names if _maker(host, name) in (AMD, None))]
+
+
+def _node(host: Host, path: str, groups: _Groups) -> DeviceNode:
     stat = host.stat(path)
     if not stat.exists:
         return DeviceNode(path, stat.exists)
     name, members = groups.get(stat.gid, (None, ())) if stat.gid is not None else (None, ())
-    openable = host.can_open(path) if try_open else None
-    return DeviceNode(path, True, stat.mode, stat.uid, stat.gid, name, members, openable)
+    return DeviceNode(path, True, stat.mode, stat.uid, stat.gid, name, members)
 
 
-def _render_nodes(host: Host, groups: _Groups, *, try_open: bool) -> tuple[DeviceNode, ...]:
-    names = [name for name in host.list("/dev/dri").names if re.fullmatch(r"renderD[0-9]{1,5}", name)]
-    paths = [f"/dev/dri/{name}" for name in names if _maker(host, name) in (AMD, None)]
-    return tuple(_node(host, path, groups, try_open=try_open) for path in paths)
+def _with_openable(host: Host, nodes: list[DeviceNode], *, try_open: bool) -> tuple[tuple[DeviceNode, ...], str | None]:
+    """The nodes with the answer of a real open, and the one whose open did not return, if there is such."""
+    if not try_open:
+        return tuple(nodes), None
+    paths = [node.path for node in nodes if node.exists]
+    answers = host.can_open_all(paths)
+    unanswered = next((path for path in paths if path not in answers), None)
+    return tuple(replace(node, openable=answers.get(node.path)) for node in nodes), unanswered
 
 
 def _maker(host: Host, render_node: str) -> int | None:

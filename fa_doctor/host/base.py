@@ -189,6 +189,11 @@ class Host(ABC):
     def can_open(self, path: str, *, write: bool = True) -> bool | None:
         """Whether this user can really open the file (an open is tried); None where that cannot be known."""
 
+    def can_open_all(self, paths: Sequence[str], timeout_s: float = 2.0) -> dict[str, bool | None]:
+        """`can_open` of several device nodes, for reading and writing, within one deadline. A node whose open did not
+        return is missing from the answer, and so are those behind it: its driver is stuck."""
+        return {path: self.can_open(path) for path in paths}
+
     @abstractmethod
     def can_write_folder(self, path: str) -> bool | None:
         """Whether this user can create a file in the folder, or in its nearest ancestor that exists."""

@@ -133,11 +133,20 @@ class LiveHost(Host):
     def can_open(self, path: str, *, write: bool = True) -> bool | None:
         if self.root != "/":
             return None
+        if write and path.startswith("/dev/"):
+            return self.can_open_all([path]).get(path)
         try:
             os.close(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError:
             return False
         return True
+
+    def can_open_all(self, paths: Sequence[str], timeout_s: float = 2.0) -> dict[str, bool | None]:
+        if self.root != "/" or not paths:
+            return dict.fromkeys(paths)
+        from fa_doctor.host.opening import try_opening
+
+        return dict(try_opening(paths, timeout_s))
 
     def can_write_folder(self, path: str) -> bool | None:
         if self.root != "/":

@@ -101,6 +101,10 @@ class RecordingHost(Host):
     def can_open(self, path: str, *, write: bool = True) -> bool | None:
         return self._keep("openable", path, self.inner.can_open(path, write=write))
 
+    def can_open_all(self, paths: Sequence[str], timeout_s: float = 2.0) -> dict[str, bool | None]:
+        found = self.inner.can_open_all(paths, timeout_s)
+        return {path: self._keep("openable", path, openable) for path, openable in found.items()}
+
     def can_write_folder(self, path: str) -> bool | None:
         return self._keep("writable", path, self.inner.can_write_folder(path))
 

@@ -168,7 +168,7 @@ class WithKfd(LiveHost):
         super().__init__("/", {"PATH": path})
         self.staged = staged
         self.read, self.list, self.stat = staged.read, staged.list, staged.stat  # type: ignore[method-assign]
-        self.can_open, self.real_path = staged.can_open, staged.real_path  # type: ignore[method-assign]
+        self.can_open_all, self.real_path = staged.can_open_all, staged.real_path  # type: ignore[method-assign]
 
 
 def tool(folder: Path, name: str, script: str) -> None:
@@ -271,6 +271,15 @@ def test_device_nodes_are_not_opened_while_something_hangs_in_the_driver(tmp_pat
     assert found.driver.kfd is not None
     assert found.driver.kfd.openable is None
     assert [one.id for one in findings if one.status is Status.FAIL] == ["GPU007"]
+
+
+def test_an_open_that_does_not_return_is_a_wedged_gpu(tmp_path: Path) -> None:
+    host = rx7900xtx().open(tmp_path)
+    host.can_open_all = lambda paths, timeout_s=2.0: {"/dev/kfd": True}  # type: ignore[method-assign]
+    machine, findings = examine(host)
+    assert machine.driver.unanswered == "/dev/dri/renderD128"
+    (failed,) = [one for one in findings if one.status is Status.FAIL]
+    assert (failed.id, failed.verdict.cause) == ("GPU007", "gpu-hang-or-reset")
 
 
 def test_waiting_for_a_disk_is_no_stuck_gpu(tmp_path: Path) -> None:
