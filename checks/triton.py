@@ -11,6 +11,7 @@ from fa_doctor.diagnosis.remedies import install_system_packages, replace_packag
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch, Triton
 from fa_doctor.knowledge.stacks import stack_of_torch
+from fa_doctor.knowledge.system_packages import package_names
 from fa_doctor.knowledge.triton import DISTRIBUTIONS, needs
 
 __all__ = ["wanted_triton"]
@@ -287,11 +288,8 @@ def _headers(machine: Machine) -> tuple[Fix, ...]:
         return (Fix(title, (f"conda install -p {python.prefix} python={minor}",), proof="TRI005"),)
     if python.base_prefix in ("/usr", None):
         names = {
-            "apt-get": f"python{minor}-dev",
-            "dnf": f"python{minor}-devel" if machine.system.distribution != "fedora" else "python3-devel",
-            "zypper": f"python{minor.replace('.', '')}-devel",
-            "pacman": "python",
-            "apk": "python3-dev",
+            manager: name.format(minor=minor, digits=minor.replace(".", ""))
+            for manager, name in package_names("python-headers").items()
         }
         return (install_system_packages(machine, title, names, proof="TRI005"),)
     return (

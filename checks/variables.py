@@ -6,6 +6,7 @@ from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, failed, passed, skipped, unknown, warned
 from fa_doctor.diagnosis.remedies import set_variable, unset_variable
 from fa_doctor.facts.machine import Machine
+from fa_doctor.knowledge.switches import switches
 from fa_doctor.knowledge.variables import variable
 
 # Variables whose values other checks judge with more knowledge than a list of valid values.
@@ -24,20 +25,6 @@ _JUDGED_ELSEWHERE = frozenset(
         "TRITON_LIBHIP_PATH",
     }
 )
-# Switches for finding faults: what each does when it stays on, and whether a value means "on".
-_TRUE = ("1", "true", "on", "yes")
-_DEBUGGING = {
-    "TRITON_INTERPRET": "kernels run on the CPU, element by element",
-    "TRITON_ALWAYS_COMPILE": "every kernel is compiled anew in each process",
-    "HIP_LAUNCH_BLOCKING": "the CPU waits for each kernel",
-    "AMD_SERIALIZE_KERNEL": "kernels run one after another, each waited for",
-    "AMD_SERIALIZE_COPY": "copies run one after another, each waited for",
-    "HSA_DISABLE_CACHE": "the GPU's L2 cache is off",
-    "PYTORCH_NO_HIP_MEMORY_CACHING": "each allocation goes to the driver",
-    "TRITON_ENABLE_ASAN": "kernels are instrumented",
-    "TRITON_KERNEL_OVERRIDE": "kernels from TRITON_OVERRIDE_DIR run in place of those in the source",
-    "FLASH_ATTENTION_TRITON_AMD_REF": "attention is computed by the slow reference",
-}
 
 
 @check("VAR001", "variables.debugging")
@@ -46,31 +33,22 @@ def debugging(machine: Machine) -> Verdicts:
 
     Why it matters: these make everything slow, some a hundredfold, and nothing says so.
     How to fix: unset them when the fault is found.
-    Sources: HIP and ROCr documentation; triton/knobs.py.
+    Sources: knowledge/switches.toml, with the source of each.
     """
     if machine.variables is None:
         return unknown("the environment variables are not known")
     verdicts = []
-    for name, effect in _DEBUGGING.items():
-        value = machine.variables.get(name, "")
-        level = name == "AMD_SERIALIZE_KERNEL" or name == "AMD_SERIALIZE_COPY"
-        if value.lower() in _TRUE or (level and value in ("2", "3")):
+    for switch in switches():
+        value = machine.variables.get(switch.name, "")
+        if switch.is_on(value):
             verdicts.append(
                 warned(
-                    f"{name}={value} is on: {effect}",
-                    Evidence(name, value),
-                    fixes=(unset_variable(machine, name, f"Turn {name} off", proof="VAR001"),),
+                    f"{switch.name}={value} is on: {switch.effect}",
+                    Evidence(switch.name, value),
+                    Evidence("source", switch.sources[0]),
+                    fixes=(unset_variable(machine, switch.name, f"Turn {switch.name} off", proof="VAR001"),),
                 )
             )
-    log = machine.variables.get("AMD_LOG_LEVEL", "")
-    if log.isdecimal() and int(log) >= 4:
-        verdicts.append(
-            warned(
-                f"AMD_LOG_LEVEL={log} prints every call of the HIP runtime",
-                Evidence("AMD_LOG_LEVEL", log),
-                fixes=(unset_variable(machine, "AMD_LOG_LEVEL", "Turn the log off", proof="VAR001"),),
-            )
-        )
     return verdicts or passed("no switch for finding faults is on")
 
 

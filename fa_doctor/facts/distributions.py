@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlparse
 
 from fa_doctor.host import Host
 
@@ -135,6 +134,8 @@ def parse_direct_url(text: str) -> tuple[str | None, str | None]:
     url = content.get("url") if isinstance(content, dict) else None
     if not isinstance(url, str):
         return None, None
+    from urllib.parse import unquote, urlparse  # few distributions have this file
+
     info = content.get("dir_info")
     try:
         parts = urlparse(url)
