@@ -1,25 +1,29 @@
 """Fills the fixes of a failure for the machine at hand: chooses those whose conditions hold, and fills placeholders.
 
-A placeholder in braces is replaced by a fact or by what follows from one: `{python}`, `{index}` (the ROCm index that
-fits torch), `{gfx}`, `{override}` (the sibling of the same family whose code runs on this GPU), `{triton_requirement}`.
+A placeholder in braces is replaced by a fact or by what follows from one: `{python}`, `{index}` (the wheel index that
+suits the GPU), `{torch_index}` (that of the ROCm torch was built for), `{gfx}`, `{override}` (what makes the code of a
+sibling of the same family run on this GPU), `{triton_requirement}` (the Triton that the installed torch asks for).
 What is not known stays visible in angle brackets, for the reader to fill in.
 """
 
 from __future__ import annotations
 
+import platform
 import re
-import sys
 from collections.abc import Mapping
-from typing import Any
 
 from fa_doctor.diagnosis.actions import SetVariable
 from fa_doctor.diagnosis.conditions import FactValue, holds
 from fa_doctor.diagnosis.failures import Advice, Failure
 from fa_doctor.diagnosis.model import Fix, Need, Safety
+from fa_doctor.knowledge.gpus import architecture, version_key
+from fa_doctor.knowledge.stacks import Stack, recommendation_for, recommendations, stacks
 from fa_doctor.knowledge.tables import load
 
 __all__ = ["fill", "fixes_for", "placeholders"]
 
+# The recommendation whose index is named where nothing is known of the GPU: the newest for most of them.
+ANY_GPU = "cdna"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -54,57 +58,58 @@ def fill(text: str, known: Mapping[str, str]) -> str:
 
 def placeholders(facts: Mapping[str, FactValue]) -> dict[str, str]:
     """What the placeholders stand for on the machine of these facts."""
-    table = load("log_advice")
     gfx = first(facts.get("gfx"))
-    known = {"python": "python", "index": index_for(gfx, facts, table)}
-    known["library"] = "libamdhip64.so"
+    known = {
+        "python": "python",
+        "library": "libamdhip64.so",
+        "index": index_for(gfx, version_of(facts.get("torch_rocm"))),
+    }
     if gfx:
         known["gfx"] = gfx
-        for prefix, family in table["family_index"].items():
-            if gfx.startswith(prefix):
-                known["family_index"] = family
-                break
-        if gfx in table["override"]:
-            known["override"] = table["override"][gfx]
-    torch = version_of(facts.get("torch"))
-    pin = next(
-        (triton for release, triton in table["triton_of_torch"].items() if torch.startswith(f"{release}.")), None
+        families: Mapping[str, str] = load("log_advice")["family_index"]
+        family = next((name for prefix, name in families.items() if gfx.startswith(prefix)), None)
+        if family:
+            known["family_index"] = family
+        row = architecture(gfx)
+        if row and row.override:
+            known["override"] = row.override.value
+    stack = stack_of_release(version_of(facts.get("torch")))
+    known["triton_pin"] = stack.triton_version if stack else "the release that `pip show torch` names"
+    known["triton_requirement"] = (
+        f"{stack.triton}=={stack.triton_version}" if stack else "<the triton that `pip show torch` requires>"
     )
-    minor = ".".join(torch.split(".")[:2])
-    name = "triton" if not minor else triton_distribution(minor)
-    known["triton_pin"] = pin or "the release that `pip show torch` names"
-    known["triton_requirement"] = f"{name}=={pin}" if pin else "<the triton that `pip show torch` requires>"
-    rocm = version_of(facts.get("rocm"))
-    if rocm:
-        known["system_index"] = f"{table['pytorch']}/rocm{'.'.join(rocm.split('.')[:2])}"
-    else:
-        known["system_index"] = known["index"]
-    known["rocm_release"] = rocm or version_of(facts.get("torch_rocm")) or "<rocm-release>"
-    known["torch_rocm_full"] = version_of(facts.get("torch_rocm")) or "<torch's ROCm>"
-    python = version_of(facts.get("python"))
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    known["pyver"] = ".".join(python.split(".")[:2]) if python else here
+    rocm, wheel = version_of(facts.get("rocm")), version_of(facts.get("torch_rocm"))
+    known["torch_index"] = index_for(None, wheel) if wheel else known["index"]
+    known["system_index"] = index_for(None, rocm) if rocm else known["index"]
+    known["rocm_release"] = rocm or wheel or "<rocm-release>"
+    known["torch_rocm_full"] = wheel or "<torch's ROCm>"
+    python = version_of(facts.get("python")) or platform.python_version()
+    known["pyver"] = ".".join(python.split(".")[:2])
     known["pynodot"] = known["pyver"].replace(".", "")
     return known
 
 
-def index_for(gfx: str | None, facts: Mapping[str, FactValue], table: Mapping[str, Any]) -> str:
-    """The wheel index: for GPUs that newer ROCm dropped the last good one, else that of torch's ROCm, else the newest."""
-    pytorch = table["pytorch"]
-    if gfx in table["last_good_rocm"]:
-        return f"{pytorch}/rocm{table['last_good_rocm'][gfx]}"
-    wheel = version_of(facts.get("torch_rocm"))
-    fitting = [each for each in table["rocm_indexes"] if wheel == each or wheel.startswith(f"{each}.")]
-    return f"{pytorch}/rocm{max(fitting, key=len) if fitting else table['default_rocm']}"
+def index_for(gfx: str | None, rocm: str) -> str:
+    """The wheel index that suits the GPU best; for an unknown GPU that of this ROCm version, else the newest for most."""
+    known = stacks()
+    advised = recommendation_for(gfx) if gfx else None
+    if advised and known[advised.stack].url:
+        return str(known[advised.stack].url)
+    listed = [stack for stack in known.values() if stack.index == "pytorch" and stack.rocm and stack.url]
+    fitting = [stack for stack in listed if rocm == stack.rocm or rocm.startswith(f"{stack.rocm}.")]
+    if fitting:
+        return str(max(fitting, key=lambda stack: len(stack.rocm or "")).url)
+    return str(known[recommendations()[ANY_GPU].stack].url)
 
 
-def triton_distribution(torch_minor: str) -> str:
-    """The name under which the ROCm index has Triton: pytorch-triton-rocm up to torch 2.9, triton-rocm from 2.10."""
-    try:
-        major, minor = (int(part) for part in torch_minor.split("."))
-    except ValueError:
-        return "triton-rocm"
-    return "pytorch-triton-rocm" if (major, minor) < (2, 10) else "triton-rocm"
+def stack_of_release(torch: str) -> Stack | None:
+    """A ROCm stack with this release of torch, or with one of the same minor version; None for one that is unknown."""
+    wanted = version_key(torch) if torch else ()
+    rocm = [stack for stack in stacks().values() if stack.rocm]
+    return next(
+        (stack for stack in rocm if version_key(stack.torch) == wanted),
+        next((stack for stack in reversed(rocm) if wanted and version_key(stack.torch)[:2] == wanted[:2]), None),
+    )
 
 
 def first(value: FactValue | None) -> str | None:

@@ -15,9 +15,10 @@ from functools import cache
 from typing import Any
 
 from fa_doctor.diagnosis.conditions import FactValue
+from fa_doctor.knowledge.gpus import architecture
 from fa_doctor.knowledge.tables import load
 
-__all__ = ["Context", "Fact", "context_from_mapping", "facts_from_text", "family_of", "from_report"]
+__all__ = ["Context", "Fact", "context_from_mapping", "facts_from_text", "family_of"]
 
 GIVEN, LOG, MACHINE = "given", "log", "machine"
 # The signs of a vendor are many alternatives, slow to look for, and stand everywhere in a log: its ends are enough.
@@ -42,11 +43,15 @@ class Fact:
 
 @dataclass(slots=True)
 class Context:
-    """Facts by name. `lines` are the given facts as text, which the engine reads like lines of the log."""
+    """Facts by name. `lines` are the given facts as text, which the engine reads like lines of the log.
+
+    `machine` is the context of the machine at hand. It is kept apart until the log was read: see `settle`.
+    """
 
     facts: dict[str, Fact] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     signs: dict[str, float] = field(default_factory=dict)
+    machine: Context | None = None
 
     def add(self, name: str, value: FactValue, origin: str, text: str) -> None:
         """Keeps the fact unless one of a better origin is known; targets of the same origin are collected."""
@@ -56,6 +61,23 @@ class Context:
         elif known.origin == origin and isinstance(value, tuple) and isinstance(known.value, tuple):
             merged = known.value + tuple(each for each in value if each not in known.value)
             self.facts[name] = Fact(merged, origin, known.text)
+
+    def settle(self) -> None:
+        """Takes in the facts of the machine at hand, unless log or user speak of another GPU than it has."""
+        here, self.machine = self.machine, None
+        if here is None:
+            return
+        spoken = [fact.value for name in ("gfx", "gfx_by_name") if (fact := self.facts.get(name))]
+        ours = [fact.value for name in ("gfx", "gfx_by_name") if (fact := here.facts.get(name))]
+        named = {gfx for value in spoken if isinstance(value, tuple) for gfx in value}
+        present = {gfx for value in ours if isinstance(value, tuple) for gfx in value}
+        of_nvidia = self.signs.get("nvidia_hardware", 0.0) > self.signs.get("amd_hardware", 0.0)
+        if of_nvidia or (named and not named & present):
+            return
+        for name, fact in here.facts.items():
+            self.add(name, fact.value, MACHINE, fact.text)
+        if not self.signs:
+            self.signs.update(here.signs)
 
     def values(self) -> dict[str, FactValue]:
         """The plain values, for conditions."""
@@ -69,8 +91,11 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 def family_of(gfx: str) -> str | None:
     """The family of a target (`gfx1151` -> `RDNA3.5`), or None for one that is not known."""
-    families: dict[str, str] = load("log_facts")["families"]
-    return next((family for prefix, family in families.items() if gfx.startswith(prefix)), None)
+    row = architecture(gfx)
+    if row:
+        return row.family
+    older: dict[str, str] = load("log_facts")["families"]
+    return older.get(gfx)
 
 
 def facts_from_text(text: str, origin: str, context: Context, *, weight: float = 1.0) -> None:
@@ -138,6 +163,7 @@ def context_from_mapping(given: Mapping[str, Any]) -> Context:
 
 def add_text(context: Context, name: str, text: str) -> None:
     context.lines.append(f"{name}: {text}")
+    context.add(f"{name}_text", text, GIVEN, f"{name}: {text}")
     if name == "gfx":
         facts_from_text(text, GIVEN, context, weight=3.0)
         return
@@ -152,53 +178,3 @@ def add_text(context: Context, name: str, text: str) -> None:
         context.facts["container"] = Fact(text, GIVEN, f"container: {text}")
     if name == "cuda":
         context.signs["nvidia_hardware"] = context.signs.get("nvidia_hardware", 0.0) + 2.0
-
-
-def from_report(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts for `context_from_mapping` out of a report of `fa-doctor check` (or its `machine` object alone)."""
-    machine: Mapping[str, Any] = report.get("machine", report)
-    given: dict[str, Any] = {}
-
-    def version(name: str) -> str | None:
-        value = machine.get(name)
-        if isinstance(value, Mapping):
-            found = value.get("version")
-            return str(found) if found else None
-        return str(value) if value else None
-
-    gpus = [gpu for gpu in machine.get("gpus") or [] if isinstance(gpu, Mapping)]
-    if gpus:
-        given["gpu"] = ", ".join(str(gpu.get("name") or "AMD GPU") for gpu in gpus)
-        given["gfx"] = ", ".join(dict.fromkeys(str(gpu["gfx"]) for gpu in gpus if gpu.get("gfx")))
-        if len(gpus) > 1 and {bool(gpu.get("integrated")) for gpu in gpus} == {True, False}:
-            given["integrated_beside_discrete"] = True
-    rocm = machine.get("rocm")
-    if isinstance(rocm, list):
-        given["rocm"] = ", ".join(
-            str(each.get("version")) for each in rocm if isinstance(each, Mapping) and each.get("version")
-        )
-    elif rocm:
-        given["rocm"] = str(rocm)
-    for name in ("torch", "triton", "flash_attn", "python", "os", "container"):
-        given[name] = version(name)
-    torch = machine.get("torch")
-    if isinstance(torch, Mapping):
-        if torch.get("hip"):
-            given["torch_rocm"] = str(torch["hip"])
-        elif torch.get("cuda"):
-            given["torch_build"] = "cuda"
-    os_facts = machine.get("os")
-    if isinstance(os_facts, Mapping):
-        given["os"] = " ".join(
-            str(os_facts[key]) for key in ("name", "version", "pretty_name", "kernel") if os_facts.get(key)
-        )
-    container = machine.get("container")
-    if isinstance(container, Mapping):
-        kind = container.get("kind") or container.get("engine") or container.get("runtime")
-        given["container"] = str(kind) if kind else None
-    if machine.get("wsl"):
-        given["wsl"] = True
-    environment = machine.get("environment") or machine.get("env")
-    if isinstance(environment, Mapping):
-        given["env"] = {str(name): value for name, value in environment.items() if isinstance(value, (str, int, float))}
-    return given

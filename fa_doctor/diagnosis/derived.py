@@ -68,6 +68,9 @@ def put_vendor(context: Context) -> None:
 def put_torch(context: Context, evidence_text: str) -> None:
     torch = context.facts.get("torch")
     text = str(torch.value) if torch else ""
+    local = re.search(r"\+rocm(\d+\.\d+(?:\.\d+)?)", text)
+    if torch and local:
+        put(context, "torch_rocm", local.group(1), torch.text, torch.origin)
     if "torch_rocm" in context.facts:
         rocm = context.facts["torch_rocm"]
         put(context, "torch_build", "rocm", rocm.text, rocm.origin)

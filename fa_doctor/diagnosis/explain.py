@@ -115,6 +115,7 @@ def explain(blocks: Iterable[Block], context: Context | None = None, known: Know
             hits.setdefault(phrase, []).extend(Line(0, line.text) for line in lines)
     matched = "\n".join(dict.fromkeys(line.text for lines in hits.values() for line in lines if line.number))
     facts_from_text(sample.text(matched), LOG, context)
+    context.settle()
     derive(context, matched)
 
     found = _Finder(hits)

@@ -163,12 +163,13 @@ def test_placeholders_follow_from_the_facts() -> None:
     assert known["override"] == "10.3.0"
     assert known["triton_requirement"] == "pytorch-triton-rocm==3.2.0"
     assert known["pyver"] == "3.11"
-    assert known["index"].endswith("/rocm6.3")  # the last one reported good for this GPU
+    assert known["index"].endswith("/rocm6.3")  # the one that suits this GPU
+    assert known["torch_index"].endswith("/rocm6.2.4")  # the one that torch came from
     context = context_from_mapping({"gfx": "gfx942", "torch": "2.12.0+rocm7.1"})
     derive(context)
     known = placeholders(context.values())
-    assert known["index"].endswith("/rocm7.1")
-    assert known["triton_requirement"] == "triton-rocm==3.7.1"
+    assert known["torch_index"].endswith("/rocm7.1")
+    assert known["triton_requirement"] == "triton-rocm==3.7.0"
     assert "override" not in known
 
 
