@@ -7,18 +7,20 @@ does not return is wedged. A recorded machine has what somebody kept, in whateve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from fa_doctor.facts.gpus.amd_smi import AmdSmi, parse_amd_smi
-from fa_doctor.facts.gpus.lspci import parse_lspci
 from fa_doctor.facts.gpus.model import Tool, ToolVersions
-from fa_doctor.facts.gpus.profiles import Profile, parse_clinfo, parse_lstopo, parse_sysinfo, parse_system_info
 from fa_doctor.facts.gpus.reading import Reading
-from fa_doctor.facts.gpus.rocm_smi import RocmSmi, parse_rocm_smi
-from fa_doctor.facts.gpus.rocminfo import Rocminfo, parse_agent_enumerator, parse_rocminfo
+from fa_doctor.facts.gpus.rocminfo import Rocminfo, parse_rocminfo
 from fa_doctor.host import CommandOutput, Host, Problem
 
-__all__ = ["ToolReadings", "ask_tools"]
+if TYPE_CHECKING:
+    from fa_doctor.facts.gpus.amd_smi import AmdSmi
+    from fa_doctor.facts.gpus.profiles import Profile
+    from fa_doctor.facts.gpus.rocm_smi import RocmSmi
+
+__all__ = ["ToolReadings", "ask_tools", "take_amd_smi", "take_rocminfo"]
 
 QUICK_DEADLINE_S = 2.5  # where sysfs cannot tell (WSL), at the level that promises an answer at once
 DEADLINE_S = 10.0  # a healthy rocminfo takes well under a second, with 64 devices about three
@@ -86,22 +88,28 @@ def ask_tools(host: Host, *, needed: bool, deep: bool) -> ToolReadings:
     """Asks the tools. `needed`: sysfs shows no device and only a runtime can tell; `deep`: also prove that one answers."""
     found = ToolReadings()
     if host.recorded_names() or host.kind == "recorded":
-        _recorded(host, found)
+        from fa_doctor.facts.gpus.recorded_outputs import read_recorded
+
+        read_recorded(host, found)
     elif needed or deep:
         output = host.run(["rocminfo"], timeout_s=DEADLINE_S if deep else QUICK_DEADLINE_S)
-        _take_rocminfo(output, found)
+        take_rocminfo(output, found)
         if deep and output.problem is Problem.ABSENT:
-            _take_amd_smi(host.run(["amd-smi", "list"], timeout_s=DEADLINE_S), found)
+            take_amd_smi(host.run(["amd-smi", "list"], timeout_s=DEADLINE_S), found)
     return found
 
 
-def _take_rocminfo(output: CommandOutput, found: ToolReadings) -> None:
+def take_rocminfo(output: CommandOutput, found: ToolReadings) -> None:
+    """Adds what rocminfo answered."""
     found.rocminfo = parse_rocminfo(output.stdout + "\n" + output.stderr if output.stderr else output.stdout)
     said = found.rocminfo.trouble[0] if found.rocminfo.trouble else ""
     found.tools.append(_state("rocminfo", output, found.rocminfo.listed, said))
 
 
-def _take_amd_smi(output: CommandOutput, found: ToolReadings) -> None:
+def take_amd_smi(output: CommandOutput, found: ToolReadings) -> None:
+    """Adds what amd-smi answered."""
+    from fa_doctor.facts.gpus.amd_smi import parse_amd_smi
+
     answer = parse_amd_smi(output.stdout)
     found.amd_smi.append(answer)
     found.tools.append(_state("amd-smi", output, bool(answer.gpus), answer.trouble[0] if answer.trouble else ""))
@@ -123,53 +131,3 @@ def _state(name: str, output: CommandOutput, listed: bool, said: str) -> Tool:
         return Tool(name, "ok")
     lines = (output.stderr or output.stdout).strip().splitlines()
     return Tool(name, "failed", said or (lines[-1].strip()[:300] if lines else f"exit status {output.returncode}"))
-
-
-def _recorded(host: Host, found: ToolReadings) -> None:
-    """Whatever lies among the outputs. Names with "-other" hold the output of another machine of the same kind."""
-    output = host.run(["rocminfo"])
-    if output.problem is not Problem.UNRECORDED:
-        _take_rocminfo(output, found)
-    output = host.run(["amd-smi", "list"])
-    if output.problem in (Problem.TIMED_OUT, Problem.FAILED, Problem.DENIED):
-        _take_amd_smi(output, found)
-    for name in host.recorded_names():
-        if "-other" in name:
-            continue
-        text = host.recorded(name).text
-        if text is None:
-            continue
-        if name.startswith("rocminfo"):
-            if not found.rocminfo.listed and not found.rocminfo.trouble:
-                found.rocminfo = parse_rocminfo(text, name)
-        elif name.startswith("amd-smi"):
-            found.amd_smi.append(parse_amd_smi(text, name))
-        elif name.startswith("rocm-smi"):
-            found.rocm_smi.append(parse_rocm_smi(text, name))
-        elif name.startswith("rocm_agent_enumerator"):
-            found.enumerator = found.enumerator or parse_agent_enumerator(text, name)
-        elif name.startswith("lspci"):
-            found.lspci = _joined(found.lspci, parse_lspci(text, name))
-        elif parser := next((parse for prefix, parse in _PROFILES.items() if name.startswith(prefix)), None):
-            profile = parser(text, name)
-            if profile != Profile():
-                found.profiles.append(profile)
-
-
-def _joined(known: tuple[Reading, ...], more: tuple[Reading, ...]) -> tuple[Reading, ...]:
-    """Two outputs of lspci as one: `-k` tells the drivers, `-nn` the ids."""
-    by_slot = {reading.pci: reading for reading in known}
-    for reading in more:
-        first = by_slot.get(reading.pci, reading)
-        gaps = {name: getattr(reading, name) for name in _FIELDS if getattr(first, name) is None}
-        by_slot[reading.pci] = replace(first, **gaps)
-    return tuple(by_slot.values())
-
-
-_FIELDS = tuple(reading_field.name for reading_field in fields(Reading))
-_PROFILES = {
-    "sysinfo": parse_sysinfo,
-    "lstopo": parse_lstopo,
-    "clinfo": parse_clinfo,
-    "system_info": parse_system_info,
-}

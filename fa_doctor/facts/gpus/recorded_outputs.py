@@ -1,0 +1,66 @@
+"""Every output that somebody kept of a recorded machine, whatever its form; loaded for recorded machines only."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from fa_doctor.facts.gpus.amd_smi import parse_amd_smi
+from fa_doctor.facts.gpus.lspci import parse_lspci
+from fa_doctor.facts.gpus.profiles import Profile, parse_clinfo, parse_lstopo, parse_sysinfo, parse_system_info
+from fa_doctor.facts.gpus.reading import Reading
+from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
+from fa_doctor.facts.gpus.rocminfo import parse_agent_enumerator, parse_rocminfo
+from fa_doctor.facts.gpus.tools import ToolReadings, take_amd_smi, take_rocminfo
+from fa_doctor.host import Host, Problem
+
+__all__ = ["read_recorded"]
+
+
+def read_recorded(host: Host, found: ToolReadings) -> None:
+    """Whatever lies among the outputs. Names with "-other" hold the output of another machine of the same kind."""
+    output = host.run(["rocminfo"])
+    if output.problem is not Problem.UNRECORDED:
+        take_rocminfo(output, found)
+    output = host.run(["amd-smi", "list"])
+    if output.problem in (Problem.TIMED_OUT, Problem.FAILED, Problem.DENIED):
+        take_amd_smi(output, found)
+    for name in host.recorded_names():
+        if "-other" in name:
+            continue
+        text = host.recorded(name).text
+        if text is None:
+            continue
+        if name.startswith("rocminfo"):
+            if not found.rocminfo.listed and not found.rocminfo.trouble:
+                found.rocminfo = parse_rocminfo(text, name)
+        elif name.startswith("amd-smi"):
+            found.amd_smi.append(parse_amd_smi(text, name))
+        elif name.startswith("rocm-smi"):
+            found.rocm_smi.append(parse_rocm_smi(text, name))
+        elif name.startswith("rocm_agent_enumerator"):
+            found.enumerator = found.enumerator or parse_agent_enumerator(text, name)
+        elif name.startswith("lspci"):
+            found.lspci = _joined(found.lspci, parse_lspci(text, name))
+        elif parser := next((parse for prefix, parse in _PROFILES.items() if name.startswith(prefix)), None):
+            profile = parser(text, name)
+            if profile != Profile():
+                found.profiles.append(profile)
+
+
+def _joined(known: tuple[Reading, ...], more: tuple[Reading, ...]) -> tuple[Reading, ...]:
+    """Two outputs of lspci as one: `-k` tells the drivers, `-nn` the ids."""
+    by_slot = {reading.pci: reading for reading in known}
+    for reading in more:
+        first = by_slot.get(reading.pci, reading)
+        gaps = {name: getattr(reading, name) for name in _FIELDS if getattr(first, name) is None}
+        by_slot[reading.pci] = replace(first, **gaps)
+    return tuple(by_slot.values())
+
+
+_FIELDS = tuple(reading_field.name for reading_field in fields(Reading))
+_PROFILES = {
+    "sysinfo": parse_sysinfo,
+    "lstopo": parse_lstopo,
+    "clinfo": parse_clinfo,
+    "system_info": parse_system_info,
+}
