@@ -50,10 +50,14 @@ def seconds(calls: list[Callable[[], object]], repeats: int = 15) -> float:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, read plus written, of a copy of 4 GiB; the best of a few."""
-    source = torch.empty(1 << 30, dtype=torch.int32, device="cuda").random_()
-    target = torch.empty_like(source)
-    return max(2 * source.nbytes / seconds([lambda: target.copy_(source)]) for _ in range(3))
+    """Bytes a second, read plus written, of a large copy: the best over sizes, of PyTorch's copy and of an addition."""
+    best = 0.0
+    for size in (1 << 28, 1 << 29, 1 << 30):
+        source = torch.empty(size, dtype=torch.int32, device="cuda").random_()
+        target = torch.empty_like(source)
+        for call in (lambda: target.copy_(source), lambda: torch.add(source, 1, out=target)):  # noqa: B023
+            best = max(best, 2 * source.nbytes / seconds([call] * 2))
+    return best
 
 
 def caches(batch: int, keys: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -92,22 +96,24 @@ def sdpa(batch: int, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[Cal
 
 def measure(quick: bool, copy: float) -> list[dict[str, Any]]:
     rows = []
-    print(f"{'batch':>5} {'keys':>7} {'GiB':>6} {'us':>9} {'TB/s':>6} {'of copy':>8} {'sdpa us':>9}")
+    print(f"{'batch':>5} {'keys':>7} {'GiB':>6} {'us':>9} {'TB/s':>6} {'of copy':>8} {'copy us':>9} {'sdpa us':>9}")
     for batch in (1, 8, 64) if quick else (1, 2, 4, 8, 16, 32, 64):
         for keys in (8192, 131072) if quick else (8192, 16384, 32768, 65536, 131072):
             pairs = caches(batch, keys)
             size = 2 * pairs[0][0].nbytes
             ours = seconds(attend(batch, keys, pairs))
+            # The same bytes as a copy of half of them, in the same rotation: what a launch of this size can reach at all.
+            same = seconds([lambda k=k, v=v: k.copy_(v) for k, v in pairs])  # type: ignore[misc]
             theirs = seconds(sdpa(batch, pairs), 5) if batch * keys <= 1 << 19 else None
             row = {
                 "batch": batch, "keys": keys, "bytes": size, "seconds": ours, "bandwidth": size / ours,
-                "of_copy": size / ours / copy, "sdpa_seconds": theirs,
+                "of_copy": size / ours / copy, "same_copy_seconds": same, "sdpa_seconds": theirs,
             }  # fmt: skip
             rows.append(row)
             beside = f"{theirs * 1e6:9.1f}" if theirs else f"{'-':>9}"
             print(
                 f"{batch:5d} {keys:7d} {size / 2**30:6.2f} {ours * 1e6:9.1f} {size / ours / 1e12:6.2f} "
-                f"{size / ours / copy:8.1%} {beside}",
+                f"{size / ours / copy:8.1%} {same * 1e6:9.1f} {beside}",
                 flush=True,
             )
             del pairs

@@ -14,7 +14,7 @@ from .rotary import pair_offsets, rotate
 __all__ = ["append_to_cache"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "page_size", "seqlen_new", "seqlen_cache", "seqlen_ro", "stride_table"])
 def append_kernel(
     K_NEW,
     V_NEW,
@@ -25,6 +25,8 @@ def append_kernel(
     BLOCK_TABLE,  # (batch, pages) or None
     COS,  # (seqlen_ro, ROTARY_DIM / 2) or None
     SIN,
+    heads,
+    page_size,
     seqlen_new,
     seqlen_cache,
     seqlen_ro,
@@ -43,11 +45,9 @@ def append_kernel(
     stride_table,
     stride_cos,
     stride_sin,
-    HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
     INTERLEAVED: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
@@ -56,17 +56,17 @@ def append_kernel(
     # -- which rows, and their positions in the cache --
     batch = tl.program_id(1)
     o_row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    o_token = o_row // HEADS
-    o_head = o_row % HEADS
+    o_token = o_row // heads
+    o_head = o_row % heads
     o_position = tl.load(CACHE_SEQLENS + batch) + o_token
     # A token that does not fit is dropped: writing it would destroy another sequence's keys.
     m_row = (o_token < seqlen_new) & (o_position >= 0) & (o_position < seqlen_cache)
 
     # -- where they go --
     if BLOCK_TABLE is not None:
-        p_page = BLOCK_TABLE + batch.to(tl.int64) * stride_table + o_position // PAGE_SIZE
+        p_page = BLOCK_TABLE + batch.to(tl.int64) * stride_table + o_position // page_size
         o_block = tl.load(p_page, mask=m_row, other=0).to(tl.int64)
-        o_slot = (o_position % PAGE_SIZE).to(tl.int64)
+        o_slot = (o_position % page_size).to(tl.int64)
     else:
         row_of_cache = batch
         if CACHE_BATCH_IDX is not None:
@@ -136,6 +136,8 @@ def append_to_cache(
             block_table,
             rotary_cos,
             rotary_sin,
+            heads,
+            page_size,
             seqlen_new,
             seqlen_cache,
             0 if rotary_cos is None else rotary_cos.shape[0],
@@ -146,11 +148,9 @@ def append_to_cache(
             0 if block_table is None else block_table.stride(0),
             0 if rotary_cos is None else rotary_cos.stride(0),
             0 if rotary_sin is None else rotary_sin.stride(0),
-            HEADS=heads,
             HEAD_DIM=head_dim,
             ROTARY_DIM=rotary_dim,
             INTERLEAVED=rotary_interleaved,
-            PAGE_SIZE=page_size,
             BLOCK_R=block_r,
             BLOCK_D=block_d,
             BLOCK_HALF=max(1, triton.next_power_of_2(max(1, rotary_dim // 2))),

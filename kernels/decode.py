@@ -21,9 +21,10 @@ import torch
 import triton
 import triton.language as tl
 
+from . import tuning
 from .call import Call
-from .compat import device_guard, target_name
-from .config import Config, choose
+from .compat import dependent_launch, device_guard, target_name
+from .config import Config
 from .primitives import LN2, LOG2E, LOWEST, edge_block, in_sight, key_blocks, matmul, narrow, scores_log2
 
 __all__ = ["DecodeArguments", "choose_splits", "decode_attention"]
@@ -231,6 +232,7 @@ def decode_kernel(
     RIGHT: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SPLIT: tl.constexpr,
+    EARLY: tl.constexpr,  # the kernel that combines the splits is launched already, and waits for this one to end
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
     VECTOR: tl.constexpr = False,
@@ -243,6 +245,8 @@ def decode_kernel(
     PAGED: tl.constexpr = BlockTable is not None
     ALIBI: tl.constexpr = Slopes is not None
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     # -- which rows
     split = tl.program_id(0) % num_splits
     first_row = (tl.program_id(0) // num_splits) * BLOCK_M
@@ -337,6 +341,7 @@ def combine_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_CHUNK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One program: one row. out = sum of part_s exp(lse_s - lse), where lse = log of the sum of exp(lse_s)."""
     row = tl.program_id(0).to(tl.int64)
@@ -344,6 +349,8 @@ def combine_kernel(
     head = row // seqlen_q % heads
     batch = row // seqlen_q // heads
 
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     # -- the common sum; parts without keys have -inf and weigh nothing
     lane_s = tl.arange(0, BLOCK_S).to(tl.int64)
     lse_s = tl.load(PartsLse + lane_s * rows + row, mask=lane_s < num_splits, other=float("-inf"))
@@ -383,21 +390,6 @@ class DecodeArguments:
     block_table: torch.Tensor | None = None
     alibi_slopes: torch.Tensor | None = None
     num_splits: int = 0
-
-
-def choose_tile(q: torch.Tensor, rows: int, args: DecodeArguments) -> Config:
-    """Tile sizes for a launch on q: configurations of kind "decode" tell apart how many rows a program has to share."""
-    features = {
-        "rows_over_16": rows > 16,
-        "rows_over_32": rows > 32,
-        "causal": args.window_right == 0,
-        "window": args.window_left >= 0 or args.window_right > 0,
-        "softcap": args.softcap > 0,
-        "alibi": args.alibi_slopes is not None,
-        "paged": args.block_table is not None,
-    }
-    used = frozenset(name for name, has in features.items() if has)
-    return choose(target_name(q), "decode", q.shape[-1], q.dtype, used)
 
 
 @lru_cache(maxsize=1024)
@@ -448,7 +440,50 @@ def decode_attention(
     if out.numel() == 0:
         return out, lse
 
-    tile = choose_tile(q, seqlen_q * group, args)
+    features = frozenset(
+        name
+        for name, used in {
+            "rows_over_16": seqlen_q * group > 16,
+            "rows_over_32": seqlen_q * group > 32,
+            "causal": args.window_right == 0,
+            "window": args.window_left >= 0 or args.window_right > 0,
+            "softcap": args.softcap > 0,
+            "alibi": args.alibi_slopes is not None,
+            "paged": args.block_table is not None,
+        }.items()
+        if used
+    )
+    target = target_name(q)
+
+    def launch(tile: Config) -> None:
+        _launch(q, k_cache, v_cache, args, out, lse, tile, target)
+
+    with device_guard(q):
+        launch(
+            tuning.pick(
+                target, "decode", head_dim, q.dtype, features, (seqlen_q, seqlen_cache), batch * heads_k, launch
+            )
+        )
+    return out, lse
+
+
+def _launch(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    args: DecodeArguments,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    tile: Config,
+    target: str,
+) -> None:
+    """Both kernels, or the first alone where the keys are not split."""
+    batch, seqlen_q, heads, head_dim = q.shape
+    heads_k, rows = k_cache.shape[2], batch * heads * seqlen_q
+    group = heads // heads_k
+    slopes, table = args.alibi_slopes, args.block_table
+    page_size = 0 if table is None else k_cache.shape[1]
+    seqlen_cache = k_cache.shape[1] if table is None else table.shape[1] * page_size
     blocks = triton.cdiv(seqlen_q * group, tile.block_m)
     reach = seqlen_cache
     if args.window_left >= 0 and args.window_right >= 0:
@@ -456,7 +491,6 @@ def decode_attention(
     splits = args.num_splits or choose_splits(
         blocks * heads_k * batch, triton.cdiv(reach, tile.block_n), compute_units(q)
     )
-    rows = batch * heads * seqlen_q
     if splits == 1:
         parts, parts_lse = out, lse
         strides_out = (0, out.stride(0), out.stride(1), out.stride(2))
@@ -464,28 +498,27 @@ def decode_attention(
         parts = torch.empty((splits, batch, heads, seqlen_q, head_dim), dtype=torch.float32, device=q.device)
         parts_lse = torch.empty((splits, batch, heads, seqlen_q), dtype=torch.float32, device=q.device)
         strides_out = (parts.stride(0), parts.stride(1), parts.stride(3), parts.stride(2))
-    slopes, table = args.alibi_slopes, args.block_table
     gather = table is not None and page_size % tile.block_n != 0
-    with device_guard(q):
-        decode_kernel[(blocks * splits, heads_k, batch)](
-            q, k_cache, v_cache, parts, parts_lse,
-            args.cache_seqlens, args.cache_batch_idx, args.cache_leftpad, table, slopes,
-            *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3], *strides_out,
-            rows if splits > 1 else 0, heads * seqlen_q, seqlen_q,
-            0 if table is None else table.stride(0),
-            0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
-            group, seqlen_q, seqlen_cache, args.seqlen_new, page_size, splits,
-            args.window_left, args.window_right, args.softmax_scale * math.log2(math.e), args.softcap,
-            HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-            GATHER=page_size if gather else 0,
-            LEFT=args.window_left >= 0, RIGHT=args.window_right >= 0, SOFTCAP=args.softcap > 0,
-            SPLIT=splits > 1, EXACT=q.dtype == torch.float32,
-            WIDE=(tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31,
-            num_warps=tile.num_warps, num_stages=tile.num_stages, **tile.options,
+    early = splits > 1 and dependent_launch(target)
+    decode_kernel[(blocks * splits, heads_k, batch)](
+        q, k_cache, v_cache, parts, parts_lse,
+        args.cache_seqlens, args.cache_batch_idx, args.cache_leftpad, table, slopes,
+        *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3], *strides_out,
+        rows if splits > 1 else 0, heads * seqlen_q, seqlen_q,
+        0 if table is None else table.stride(0),
+        0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
+        group, seqlen_q, seqlen_cache, args.seqlen_new, page_size, splits,
+        args.window_left, args.window_right, args.softmax_scale * math.log2(math.e), args.softcap,
+        HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
+        GATHER=page_size if gather else 0,
+        LEFT=args.window_left >= 0, RIGHT=args.window_right >= 0, SOFTCAP=args.softcap > 0,
+        SPLIT=splits > 1, EARLY=early, EXACT=q.dtype == torch.float32,
+        WIDE=(tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, **tile.options,
+    )  # fmt: skip
+    if splits > 1:
+        combine_kernel[(rows,)](
+            parts, parts_lse, out, lse, *out.stride()[:3], splits, seqlen_q, heads, rows,
+            HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_S=MAX_SPLITS, BLOCK_CHUNK=16, EARLY=early,
+            num_warps=4, **({"launch_pdl": True} if early else {}),
         )  # fmt: skip
-        if splits > 1:
-            combine_kernel[(rows,)](
-                parts, parts_lse, out, lse, *out.stride()[:3], splits, seqlen_q, heads, rows,
-                HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_S=MAX_SPLITS, BLOCK_CHUNK=16, num_warps=4,
-            )  # fmt: skip
-    return out, lse

@@ -44,7 +44,7 @@ def pair_offsets(o_half, ROTARY_DIM: tl.constexpr, INTERLEAVED: tl.constexpr):
         return o_half, o_half + ROTARY_DIM // 2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seqlen", "heads", "seqlen_ro", "position"])
 def rotary_kernel(
     X,
     OUT,

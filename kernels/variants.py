@@ -136,11 +136,12 @@ def call(variant: Variant, api: Any) -> Callable[[], None]:
         new = [_tensor((_BATCH, 1, _KV_HEADS, dim), dtype, False) for _ in range(2)]
 
         def decode() -> None:
-            for group in _GROUPS:
-                if has("alibi"):
-                    options["alibi_slopes"] = torch.ones(group * _KV_HEADS)
-                q = _tensor((_BATCH, 1, group * _KV_HEADS, dim), dtype, False)
-                api.flash_attn_with_kvcache(q, *cache, *new, cache_seqlens=lengths, **options)
+            heads = _GROUPS[-1] * _KV_HEADS
+            if has("alibi"):
+                options["alibi_slopes"] = torch.ones(heads)
+            q = _tensor((_BATCH, 1, heads, dim), dtype, False)
+            for splits in (1, 8):  # keys in one piece, and in several: kernels of their own
+                api.flash_attn_with_kvcache(q, *cache, *new, cache_seqlens=lengths, num_splits=splits, **options)
 
         return decode
 
