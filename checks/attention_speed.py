@@ -28,8 +28,8 @@ def autotune(machine: Machine) -> Verdicts:
     """The Triton attention kernels may search for their best configuration.
 
     Why it matters: with FLASH_ATTENTION_TRITON_AMD_AUTOTUNE off, flash-attn 2.8 runs one fixed configuration (tiles of
-    64 x 64, one stage, 4 warps) whatever the GPU; on an MI300X the tuned kernels are about three times as fast. In
-    flash-attn 2.8 the search knows CDNA only: on an RDNA card it makes the import fail.
+    64 x 64, one stage, 4 warps) whatever the GPU, head dimension and length. In flash-attn 2.8 the search knows CDNA
+    only: on an RDNA card it makes the import fail.
     How to fix: export FLASH_ATTENTION_TRITON_AMD_AUTOTUNE=TRUE on CDNA and with the kernels of fa-doctor (the first
     call of each shape searches); on RDNA with flash-attn 2.8 leave it unset.
     Sources: flash_attn/flash_attn_triton_amd/utils.py and fwd_decode.py at v2.8.3; ROCm/aiter@9bab8388.
@@ -43,7 +43,8 @@ def autotune(machine: Machine) -> Verdicts:
     if not targets:
         return skipped("no AMD GPU is known here")
     value = machine.variable(AUTOTUNE)
-    on = (value or "").strip().lower() in _ON
+    exact = found.kind == "triton" and not found.needs_aiter
+    on = (value or "").strip().lower() in (_ON if exact else (*_ON, "on"))
     evidence = Evidence(AUTOTUNE, "not set" if value is None else value)
     if found.kind == "triton" and found.needs_aiter:
         if value is None or on:
@@ -67,6 +68,8 @@ def autotune(machine: Machine) -> Verdicts:
         )
     if on:
         return passed(f"{AUTOTUNE} is on", evidence)
+    if all(gfx in found.tuned_for for gfx in targets):
+        return passed(f"what an earlier search found for {' and '.join(targets)} is kept and used", *found.evidence)
     return _not_tuned(machine, found, evidence)
 
 

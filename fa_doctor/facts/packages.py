@@ -69,7 +69,8 @@ class FlashAttention:
     """An installed flash_attn. `kind`: "bundled" (fa-doctor's kernels), "ck", "cuda", "triton" (no extension), or None.
 
     `needs_flag`: the package takes the Triton path only if FLASH_ATTENTION_TRITON_AMD_ENABLE is exactly "TRUE"; newer
-    ones fall back to it by themselves. `needs_aiter`: its Triton kernels are those of the aiter package.
+    ones fall back to it by themselves. `needs_aiter`: its Triton kernels are those of the aiter package. `tuned_for`:
+    the gfx targets for which a search of the bundled kernels with this Triton has kept what it found.
     """
 
     version: str
@@ -79,6 +80,7 @@ class FlashAttention:
     extension: Extension | None = None
     needs_flag: bool | None = None
     needs_aiter: bool | None = None
+    tuned_for: tuple[str, ...] = ()
     distribution: Distribution | None = None
     evidence: tuple[Evidence, ...] = ()
 
@@ -126,11 +128,11 @@ def gather(host: Host, python: Python) -> Packages:
     """Reads what is installed in the target Python."""
     if python.distributions is None:
         return Packages()
-    torch = _torch(host, python)
+    triton = _triton(host, python)
     return Packages(
-        torch=torch,
-        triton=_triton(host, python),
-        flash_attention=_flash_attention(host, python),
+        torch=_torch(host, python),
+        triton=triton,
+        flash_attention=_flash_attention(host, python, triton),
         aiter=_aiter(host, python),
         companions=_companions(host, python),
     )
@@ -260,7 +262,7 @@ def _triton(host: Host, python: Python) -> Triton | None:
     )
 
 
-def _flash_attention(host: Host, python: Python) -> FlashAttention | None:
+def _flash_attention(host: Host, python: Python, triton: Triton | None) -> FlashAttention | None:
     distribution = _first(host, python, "flash-attn", record=True)
     folder = _find_module(host, python, "flash_attn", distribution)
     if folder is None:
@@ -299,9 +301,24 @@ def _flash_attention(host: Host, python: Python) -> FlashAttention | None:
         extension=extension,
         needs_flag=False if kind == "bundled" else needs_flag,
         needs_aiter=False if kind == "bundled" else needs_aiter,
+        tuned_for=_tuned_for(host, triton, evidence) if kind == "bundled" else (),
         distribution=distribution,
         evidence=tuple(evidence),
     )
+
+
+def _tuned_for(host: Host, triton: Triton | None, evidence: list[Evidence]) -> tuple[str, ...]:
+    """The targets of the files that the bundled kernels keep their findings in (kernels/tuning.py, store_path)."""
+    environ = host.environ or {}
+    home = environ.get("HOME") or (host.user.home if host.user else None)
+    cache = environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if home else None)
+    folder = environ.get("FA_DOCTOR_TUNING_DIR") or (f"{cache}/fa-doctor/tuning" if cache else None)
+    if folder is None or triton is None or triton.version is None:
+        return ()
+    pattern = re.compile(rf"(gfx[0-9a-f]{{3,4}})-triton{re.escape(triton.version)}-[0-9a-f]+\.json")
+    found = [match for match in map(pattern.fullmatch, host.list(folder).names) if match]
+    evidence += [Evidence(f"{folder}/{match[0]}", "configurations that a search found") for match in found[:4]]
+    return tuple(sorted({match[1] for match in found}))
 
 
 def _aiter(host: Host, python: Python) -> Aiter | None:

@@ -561,6 +561,17 @@ def test_exactly_the_cause_is_found(case: Case, tmp_path: Path) -> None:
         assert not any(forbidden in command for command in commands)
 
 
+def test_kernels_that_were_tuned_before_need_no_variable(tmp_path: Path) -> None:
+    machine = no_autotune()
+    store = "/home/user/.cache/fa-doctor/tuning"
+    machine.files[f"{store}/gfx90a-triton3.5.1-0123456789abcdef.json"] = "{}"
+    _, findings = examine(machine, tmp_path / "another target")
+    assert trouble(findings) == {"FAT005": "slow-no-autotune"}
+    machine.files[f"{store}/gfx942-triton3.5.1-0123456789abcdef.json"] = "{}"
+    _, findings = examine(machine, tmp_path / "this target")
+    assert trouble(findings) == {}
+
+
 def test_upstream_flash_attn_on_cdna_warns_of_what_it_ignores_only(tmp_path: Path) -> None:
     _, findings = examine(upstream(mi300x()), tmp_path)
     assert trouble(findings) == {"FAT007": "unsupported-feature"}
