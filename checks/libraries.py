@@ -25,7 +25,13 @@ from fa_doctor.diagnosis.model import (
     unknown,
     warned,
 )
-from fa_doctor.diagnosis.remedies import install_line, install_system_packages, set_variable, unset_variable
+from fa_doctor.diagnosis.remedies import (
+    install_line,
+    install_system_packages,
+    replace_packages,
+    set_variable,
+    unset_variable,
+)
 from fa_doctor.facts.libraries import LinkedFile, RocmLibrary, is_rocm_library, same_release, stem_of
 from fa_doctor.facts.linker import Rule
 from fa_doctor.facts.loaded import Failure, Loaded, MappedLibrary
@@ -189,6 +195,19 @@ def triton_hip(machine: Machine) -> Verdicts:
         return unknown(f"where Triton {triton.version} finds libamdhip64.so is not recorded")
     given = machine.variable("TRITON_LIBHIP_PATH")
     clear = (unset_variable(machine, "TRITON_LIBHIP_PATH", "Let Triton take the one of torch", proof="LIB101"),)
+    if search.path is None and search.rule.startswith("command:rocm_sdk."):
+        packages = [item for item in machine.python.distributions or () if item.name.split("-")[0] == "rocm"]
+        remove = tuple(item.name for item in packages)
+        title = "Remove the rocm packages: this torch carries its own libraries"
+        return failed(
+            f"Triton {triton.version} refuses two ROCm installations in one process",
+            Evidence(search.rule, search.problem or ""),
+            *(Evidence(item.metadata_path, f"{item.name} {item.version}") for item in packages[:3]),
+            cause="rocm-library-conflict",
+            fixes=(replace_packages(machine, title, remove=remove, safety=Safety.UNSAFE, proof="LIB101"),)
+            if torch.bundles_rocm and remove
+            else (),
+        )
     if search.path is None:
         evidence = [Evidence(path, "not there") for path in search.tried[:6]]
         return failed(

@@ -99,10 +99,22 @@ class _Search:
                 if there.problem is Problem.UNRECORDED:
                     self.unknown = True
                 if there.kind is NodeKind.FILE:
+                    problem = self._refuses(step, path, name)
+                    if problem is not None:
+                        return TritonSearch("error", rule=step, tried=(*tried, path), problem=problem)
                     return TritonSearch("found", path, step, tuple(tried))
                 tried.append(path)
         state = "unknown" if self.unknown or not steps or self.host.environ is None else "missing"
         return TritonSearch(state, tried=tuple(tried))
+
+    def _refuses(self, step: str, path: str, name: str) -> str | None:
+        """From 3.9 on Triton takes the HIP runtime of the rocm packages, and gives up if another is mapped already."""
+        mapped = next((known for known in self.libraries.mapped if name in posixpath.basename(known)), None)
+        if not step.startswith("command:rocm_sdk.") or mapped is None:
+            return None
+        if self.host.real_path(mapped) == self.host.real_path(path):
+            return None
+        return f"the rocm packages have {path}, and {mapped} is in the process already; it refuses to mix them"
 
     def _bad_value(self, variable: str, given: str, name: str) -> str | None:
         """What is wrong with a variable that names the file, or None. Triton 3.9 asks for the start of the name only."""
@@ -122,7 +134,8 @@ class _Search:
         elif kind == "site" and value.startswith("triton/"):
             yield posixpath.join(posixpath.dirname(self.folder), value, name)
         elif kind == "site":
-            yield from (posixpath.join(site, value, name) for site in self.python.search_path)
+            sites = (*((self.python.user_site,) if self.python.user_site else ()), *self.python.site_packages)
+            yield from (posixpath.join(site, value, name) for site in sites)
         elif kind == "env-list":
             folders = self.environ.get(value, "").split(":") if self.environ.get(value) else []
             yield from (posixpath.join(folder, name) for folder in folders if folder.startswith("/"))

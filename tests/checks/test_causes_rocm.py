@@ -178,6 +178,19 @@ def triton_told_of_another_hip() -> Staged:
     return machine
 
 
+def triton_refuses_two_rocms() -> Staged:
+    """Triton 3.9, a torch that carries its libraries, and the rocm packages beside it."""
+    from healthy import _torch_rocm
+
+    machine = rx7900xtx()
+    for name, modules in (("torch", "torch/"), ("triton-rocm", "triton/")):
+        machine.remove_distribution(name, modules)
+    _torch_rocm(machine, "2.13.0", "rocm7.2", hip="7.2.26015-fc0010cf6a", triton=("triton-rocm", "3.9.0"))
+    core = {"_rocm_sdk_core/lib/libamdhip64.so.7": tiny_elf("libamdhip64.so.7")}
+    machine.distribution("rocm-sdk-core", "7.14.1", owns=dict(core))
+    return machine
+
+
 def triton_told_of_nothing() -> Staged:
     machine = rx7900xtx()
     machine.environ["TRITON_LIBHIP_PATH"] = "/opt/rocm/lib"
@@ -300,6 +313,7 @@ CASES = [
     Case("companion, gone", companion_of_a_gone_release, {"LIB003": MISSING}, "--no-binary exllamav2"),
     Case("rocm packages", rocm_packages_of_two_versions, {"ROC003": CONFLICT}),
     Case("Triton, other HIP", triton_told_of_another_hip, {"LIB101": CONFLICT}, "unset TRITON_LIBHIP_PATH"),
+    Case("Triton, two ROCms", triton_refuses_two_rocms, {"LIB101": CONFLICT}, "uninstall -y rocm-sdk-core"),
     Case("Triton, no HIP", triton_told_of_nothing, {"LIB101": "triton-hip-library-not-found"}, "unset TRITON_LIBHIP"),
     Case("no ld.lld", no_linker, {"CCP002": "triton-linker-missing"}, "pytorch-triton-rocm==3.2.0"),
     Case(

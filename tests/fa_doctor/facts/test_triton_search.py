@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,22 +129,77 @@ def test_a_torch_that_takes_rocm_from_the_system(tmp_path: Path) -> None:
     assert (hip.rule, hip.path) == ("mapped", "/opt/rocm/lib/libamdhip64.so.6")
 
 
-def test_triton_itself_agrees_on_this_machine(tmp_path: Path) -> None:
-    """The installed Triton's own search, in folders of this test, beside ours."""
-    triton = pytest.importorskip("triton")
-    (tmp_path / "hip/lib").mkdir(parents=True)
-    (tmp_path / "path").mkdir()
-    code = "from triton.backends.amd.driver import _get_path_to_hip_runtime_dylib as f\nprint(f())"
-    folder = str(Path(triton.__file__).parent)
-    for where in ("hip/lib", "path"):  # the later one goes first in Triton's order
-        (tmp_path / where / "libamdhip64.so").write_bytes(b"")
-        environ = {**os.environ, "HIP_PATH": str(tmp_path / "hip"), "LD_LIBRARY_PATH": f"/nowhere:{tmp_path}/path"}
+def tritons() -> list[Path]:
+    """The installed Triton, and more of them in the folders named by FA_DOCTOR_TRITONS (a colon list of folders that
+    `pip install --no-deps --target FOLDER triton==X.Y.Z` has filled)."""
+    found = [Path(folder) / "triton" for folder in os.environ.get("FA_DOCTOR_TRITONS", "").split(":") if folder]
+    installed = importlib.util.find_spec("triton")
+    return [*([Path(installed.origin).parent] if installed and installed.origin else []), *found]
+
+
+@pytest.mark.parametrize("folder", tritons(), ids=lambda folder: folder.parent.name)
+def test_triton_itself_agrees_on_this_machine(folder: Path, tmp_path: Path) -> None:
+    """Triton's own search, in folders of this test, beside ours: the sources are taken away one by one."""
+    match = re.search(r"__version__ = '([^']+)'", (folder / "__init__.py").read_text())
+    assert match
+    triton = Triton(str(folder), match[1])
+    code = (
+        "import sys, types, json\n"
+        "sys.modules.setdefault('setuptools', types.ModuleType('setuptools'))\n"
+        "import triton.backends.amd.driver as d, triton.backends.amd.compiler as c\n"
+        "find = getattr(d, '_get_path_to_hip_runtime_dylib')\n"
+        "linker = getattr(c.HIPBackend, 'path_to_rocm_lld', lambda: None)\n"
+        "def answer(f):\n"
+        "    try: return str(f())\n"
+        "    except (RuntimeError, Exception) as error: return 'error: ' + str(error)\n"
+        "print(json.dumps([answer(find), answer(linker)]))"
+    )
+    places = {"LD_LIBRARY_PATH": "path", "HIP_PATH": "hip/lib", "hipconfig": "root/lib", "ROCM_PATH": "rocm/lib"}
+    for place in places.values():
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "libamdhip64.so").write_bytes(b"")
+    (tmp_path / "ld.lld").write_text("#!/bin/sh\n")
+    (tmp_path / "bin").mkdir()
+    environ = {
+        "PATH": f"{tmp_path}/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(folder.parent),
+        "TRITON_LIBHIP_PATH": f"{tmp_path}/path/libamdhip64.so",
+        "TRITON_HIP_LLD_PATH": f"{tmp_path}/ld.lld",
+        "LD_LIBRARY_PATH": f"/nowhere:{tmp_path}/path",
+        "HIP_PATH": f"{tmp_path}/hip",
+        "ROCM_PATH": f"{tmp_path}/rocm",
+    }
+    hipconfig = tmp_path / "bin/hipconfig"
+    hipconfig.write_text(f"#!/bin/sh\necho {tmp_path}/root\n")
+    hipconfig.chmod(0o755)
+    steps = [{}, {"TRITON_LIBHIP_PATH": "/x/libamdhip64.so.6"}, {"TRITON_LIBHIP_PATH": None}]
+    steps += [{"LD_LIBRARY_PATH": None}, {"HIP_PATH": None}, {"hipconfig": None}, {"ROCM_PATH": None}]
+    steps += [{"TRITON_HIP_LLD_PATH": "/x"}]
+    winners = set()
+    for step in steps:
+        for name, value in step.items():
+            if name == "hipconfig":
+                hipconfig.unlink()
+            elif value is None:
+                environ.pop(name)
+            else:
+                environ[name] = value
         done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+        real_hip, real_linker = json.loads(done.stdout.splitlines()[-1])
         host = LiveHost(environ=environ)
-        python = Python(sys.executable, "3.12.0", search_path=(str(Path(folder).parent),))
-        found = find_hip_library(host, python, Triton(folder, triton.__version__), Libraries())
-        assert found is not None
-        assert found.path == done.stdout.strip() == str(tmp_path / where / "libamdhip64.so")
+        python = Python(sys.executable, "3.12.0", site_packages=(str(tmp_path / "site"),))
+        hip = find_hip_library(host, python, triton, Libraries())
+        assert hip is not None
+        winners.add(hip.path)
+        assert hip.path == (None if real_hip.startswith("error") else real_hip), (step, hip)
+        linker = find_linker(host, python, triton)
+        assert linker is not None
+        if linker.state == "in process":
+            assert real_linker == "None"
+        else:
+            assert linker.path == (None if real_linker.startswith("error") else real_linker), (step, linker)
+    assert len(winners) >= 2
 
 
 @given(st.text(max_size=200))
