@@ -22,6 +22,7 @@ TOPICS: tuple[str, ...] = (
     "attention_speed",
     "resources",
     "kernels",
+    "kernel_speed",
     "speed",
 )
 

@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.probe",
         "Runs the attention kernels on every GPU and holds them against float64; also a flash_attn that is not ours.",
     ),
+    "bench": (
+        "fa_doctor.commands.bench",
+        "Times attention over a grid of shapes beside what else this machine has; draws it.",
+    ),
     "explain": ("fa_doctor.commands.explain", "Names the cause of an error text and the fix for this machine."),
     "snapshot": (
         "fa_doctor.commands.snapshot",

@@ -21,12 +21,13 @@ __all__ = ["command"]
     metavar="N|cpu",
     help="Only this device; cpu: in Triton's interpreter, which proves nothing about a GPU (default: every GPU).",
 )
+@click.option("--speed", is_flag=True, help="Also time attention beside unfused PyTorch and SDPA.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=120.0, metavar="S", show_default=True)
 @click.option("--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
 @click.option("--output", metavar="FILE", help="Where the report goes (default: standard output).")
 @click.option("-v", "--verbose", is_flag=True, help="Show the largest errors and the seconds of each step.")
 def command(
-    python: str | None, device: str | None, timeout: float, format_: str, output: str | None, verbose: bool
+    python: str | None, device: str | None, speed: bool, timeout: float, format_: str, output: str | None, verbose: bool
 ) -> int:
     """Runs the attention kernels on every GPU and holds them against float64; also a flash_attn that is not ours.
 
@@ -55,15 +56,20 @@ def command(
         where = executable or "the target Python"
         raise UsageProblem(f"{where} has no torch to run the kernels with; `fa-doctor install` sets it up")
     if device is None:
-        probes = gather_probes(host, machine.python, machine.gpus, machine.torch, machine.flash_attention, deadline)
+        probes = gather_probes(
+            host, machine.python, machine.gpus, machine.torch, machine.flash_attention, deadline, speed=speed
+        )
     else:
         chosen = _chosen(device, probed_devices(machine.gpus, machine.torch))
         hide_by = hiding_variable(host, machine.torch)
         probes = tuple(launch(host, executable, "smoke", SMOKE_STEPS, [chosen], timeout * 0.9, hide_by=hide_by))
     machine = dataclasses.replace(machine, probes=probes)
     # Without the checks that these rest on: who asks for the probe wants its answer, whatever else is wrong.
-    checks = [dataclasses.replace(check, rests_on=()) for check in select(all_checks(), ["KER"], [])]
-    findings = run_checks(machine, checks, Level.STANDARD, deadline + 5)
+    checks = [
+        dataclasses.replace(check, rests_on=())
+        for check in select(all_checks(), ["KER", "SPD101"] if speed else ["KER"], [])
+    ]
+    findings = run_checks(machine, checks, Level.FULL if speed else Level.STANDARD, deadline + 5)
     report = document.build(machine, findings, Level.STANDARD, time.monotonic() - started)
     if format_ == "text" and output is None:
         text.write(report, sys.stdout, verbose=verbose)

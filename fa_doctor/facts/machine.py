@@ -130,7 +130,7 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_resources = ask("resources", lambda: resources.gather(host, the_system, the_container, the_python), Resources())
     the_probes: tuple[Probe, ...] = ()
     if level.depth > 1 and deadline is not None:
-        the_probes = ask("the probe", lambda: _probes(host, the_python, the_gpus, the_packages, deadline), ())
+        the_probes = ask("the probe", lambda: _probes(host, the_python, the_gpus, the_packages, level, deadline), ())
     return Machine(
         host_kind=host.kind,
         description=host.description,
@@ -158,10 +158,14 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     )
 
 
-def _probes(host: Host, python: Python, gpus: Gpus, packages: Packages, deadline: float) -> tuple[Probe, ...]:
+def _probes(
+    host: Host, python: Python, gpus: Gpus, packages: Packages, level: Level, deadline: float
+) -> tuple[Probe, ...]:
     from fa_doctor.probe.gather import gather as gather_probes
 
-    return gather_probes(host, python, gpus, packages.torch, packages.flash_attention, deadline)
+    return gather_probes(
+        host, python, gpus, packages.torch, packages.flash_attention, deadline, speed=level.depth >= 600
+    )
 
 
 def _python(host: Host, executable: str | None) -> Python:

@@ -72,7 +72,13 @@ def run_command(
     pipes: list[IO[bytes]] = [process.stdout, process.stderr]
     if report:
         pipes.append(open(reader, "rb", buffering=0))  # noqa: SIM115 - closed below with the others
-    streams, flooded = _collect(process, pipes, deadline, output_limit, on_report)
+    try:
+        streams, flooded = _collect(process, pipes, deadline, output_limit, on_report)
+    except BaseException:  # Ctrl-C, or a reader of the report that breaks: nothing may be left running
+        _kill_group(process)
+        for pipe in pipes:
+            pipe.close()
+        raise
     timed_out = False
     if flooded:
         _kill_group(process)

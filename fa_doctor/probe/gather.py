@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fa_doctor.host import Host
 from fa_doctor.probe.launch import launch
+from fa_doctor.probe.points import SPEED_STEPS, speed_points
 from fa_doctor.probe.result import Probe
 
 if TYPE_CHECKING:
@@ -65,17 +66,19 @@ def gather(
     torch: Torch | None,
     flash_attention: FlashAttention | None,
     deadline: float,
+    *,
+    speed: bool = False,
 ) -> tuple[Probe, ...]:
     """Runs the smoke test on every device and, if a flash_attn is installed that is not ours, its features on the first.
 
-    Nothing is run where there is no torch to run it with. `deadline` is in time.monotonic seconds.
+    With `speed` those that passed are also timed. Nothing is run where there is no torch to run it with. `deadline` is in time.monotonic seconds.
     """
     if python.executable is None or torch is None:
         return ()
     devices = probed_devices(gpus, torch)
     if devices == [None] and gpus.known:
         return ()  # there is a GPU that this torch cannot use: another check says so, and the CPU would prove nothing
-    hide_by = hiding_variable(host, torch)
+    hide_by = hiding_variable(host, torch) if len(devices) > 1 else None
     left = (deadline - time.monotonic()) * _SHARE
     probes = launch(host, python.executable, "smoke", SMOKE_STEPS, devices, left, hide_by=hide_by)
     foreign = flash_attention is not None and flash_attention.kind != "bundled"
@@ -83,4 +86,12 @@ def gather(
         good = next(probe.device for probe in probes if probe.complete)
         left = (deadline - time.monotonic()) * _SHARE
         probes += launch(host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by)
+    if speed:
+        # One after the other: devices that share a power budget or a host would disturb each other's times.
+        for probe in [probe for probe in probes if probe.mode == "smoke" and probe.complete and probe.on_gpu]:
+            left = min(180.0, (deadline - time.monotonic()) * _SHARE)
+            request = {"points": speed_points()}
+            probes += launch(
+                host, python.executable, "speed", SPEED_STEPS, [probe.device], left, hide_by=hide_by, request=request
+            )
     return tuple(probes)

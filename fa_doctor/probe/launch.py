@@ -66,7 +66,7 @@ def launch(
 ) -> list[Probe]:
     """Runs one child a device with `python` and returns what came of each, within `timeout_s` seconds.
 
-    Each child sees only its device (by `hide_by`, on top of what the user's own variables leave visible); None stands
+    Each child sees only its device (by `hide_by`, if given, on top of what the user's own variables leave visible); None stands
     for no GPU: Triton's interpreter on the CPU. `kernels` replaces the folder of the bundled kernels.
     """
     deadline = time.monotonic() + timeout_s
@@ -85,7 +85,7 @@ def launch(
             environment = {"PYTHONUNBUFFERED": "1", "FA_DOCTOR_SEED": str(seed), **(env or {})}
             if device is None:
                 environment["TRITON_INTERPRET"] = "1"
-            elif hide_by is not None and len(devices) > 1:
+            elif hide_by is not None:
                 environment[hide_by] = _restrict(host, hide_by, device)
             argv = [python, str(child), json.dumps(asked, sort_keys=True)]
             label = f"probe-{mode}-{'cpu' if device is None else device}"

@@ -22,7 +22,7 @@ def flops(point: dict[str, Any]) -> float:
     """
     forward = 4.0 * point["batch"] * point["heads"] * point["length"] ** 2 * point["head_dim"]
     share = {"forward": 1.0, "backward": 2.5, "both": 3.5}[point["pass"]]
-    return forward * share * (0.5 if point["causal"] else 1.0)
+    return float(forward * share * (0.5 if point["causal"] else 1.0))
 
 
 def measure(torch: Any, load_kernels: Callable[[], Any], point: dict[str, Any], seconds: float = 0.4) -> dict[str, Any]:

@@ -1,0 +1,144 @@
+"""The sweep around the measurement: stopped and resumed, a point that kills its child, comparison, tables, pictures.
+
+The measurement itself needs a GPU (tests marked gpu); here a small script stands in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fa_doctor.bench import sweep as sweep_module
+from fa_doctor.bench.compare import compare
+from fa_doctor.bench.grid import grid, key_of
+from fa_doctor.bench.page import write_page
+from fa_doctor.bench.store import Store, load_results
+from fa_doctor.bench.summary import gain_table, table
+from fa_doctor.bench.sweep import run_sweep
+from fa_doctor.errors import Undecided, UsageProblem
+from fa_doctor.host import LiveHost
+
+POINTS = grid(
+    (512, 1024), (64,), (True,), ("forward",), ("unfused", "bundled"), tokens=2048, hidden=256, dtype="float16"
+)
+
+CHILD = """
+import json, os, sys
+fd = int(os.environ["FA_DOCTOR_REPORT_FD"])
+def say(**entry):
+    os.write(fd, (json.dumps(entry) + "\\n").encode())
+request = json.loads(sys.argv[1])
+say(event="machine", step="machine", name="a card", gfx="gfx942", torch="2", triton="3", matrix_product_tflops=500.0)
+for point in request["points"]:
+    say(event="begin", step="point", number=point["number"])
+    if DEADLY(point):
+        print("Memory access fault by GPU node-1", file=sys.stderr, flush=True); os.abort()
+    speed = 4.0 if point["provider"] == "bundled" else 1.0
+    result = {"ms": 1 / speed, "low": 0.9 / speed, "high": 1.1 / speed, "runs": 9, "tflops": speed, "peak_bytes": 1 << 20}
+    say(event="end", step="point", number=point["number"], result=result)
+"""
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    def write(deadly: str) -> None:
+        folder = tmp_path / "child"
+        folder.mkdir(exist_ok=True)
+        (folder / "__main__.py").write_text(CHILD.replace("DEADLY(point)", deadly))
+        import contextlib
+
+        @contextlib.contextmanager
+        def folders():  # type: ignore[no-untyped-def]
+            yield folder, folder
+
+        monkeypatch.setattr(sweep_module, "package_folders", folders)
+
+    return write
+
+
+def test_a_point_that_kills_its_child_costs_that_point_only(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
+    child("point['provider'] == 'unfused' and point['length'] == 512")
+    store = Store(tmp_path / "out")
+    seen: list[dict[str, Any]] = []
+    run_sweep(LiveHost(), sys.executable, POINTS, store, seen.append, 0.1)
+    assert len(seen) == len(store.points) == len(POINTS)
+    (broken,) = [point for point in store.points.values() if "error" in point]
+    assert "Memory access fault" in broken["error"]
+    header, rows = table(store.document())
+    assert header == ["TFLOP/s", "unfused", "bundled"]
+    assert rows[0][1:] == ["refused", "4.0"]
+    assert gain_table(store.document())[1] == [["d64 causal n1024 b2 forward", "1.0", "4.0", "+300%", "1", "1"]]
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
+    child("False")
+    store = Store(tmp_path / "out")
+    run_sweep(LiveHost(), sys.executable, POINTS[:2], store, lambda point: None, 0.1)
+    with open(store.path, "a") as stream:
+        stream.write('{"provider": "half a li')
+    again = Store(tmp_path / "out")
+    assert set(again.points) == {key_of(point) for point in POINTS[:2]}
+    seen: list[dict[str, Any]] = []
+    run_sweep(LiveHost(), sys.executable, POINTS, again, seen.append, 0.1)
+    assert [key_of(point) for point in seen] == [key_of(point) for point in POINTS[2:]]
+    again.write_summaries()
+    assert len(load_results(str(tmp_path / "out"))["points"]) == len(POINTS)
+    assert load_results(str(tmp_path / "out/results.json")) == again.document()
+    assert (tmp_path / "out/results.csv").read_text().count("\n") == 1 + len(POINTS)
+
+
+def test_results_of_another_machine_are_not_mixed_in(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
+    child("False")
+    store = Store(tmp_path)
+    store.set_machine({"name": "another card", "gfx": "gfx1100", "torch": "2", "triton": "3"})
+    with pytest.raises(UsageProblem, match="another machine"):
+        run_sweep(LiveHost(), sys.executable, POINTS, Store(tmp_path), lambda point: None, 0.1)
+
+
+def test_a_child_that_cannot_begin_says_why(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(Undecided, match="nothing could be measured"):
+        run_sweep(LiveHost(), "/bin/false", POINTS, Store(tmp_path), lambda point: None, 0.1)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": "fa-doctor/bench/1"}'])
+def test_what_is_no_result_is_a_usage_problem(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UsageProblem):
+        load_results(str(tmp_path / "results.json"))
+
+
+def result(ms: float, low: float, high: float) -> dict[str, Any]:
+    return {"points": [{**POINTS[0], "ms": ms, "low": low, "high": high}]}
+
+
+def test_slower_is_said_only_beyond_the_spread() -> None:
+    quiet = result(1.0, 0.98, 1.02)
+    assert compare(quiet, result(1.2, 1.15, 1.3))[0][0].verdict == "slower"
+    assert compare(quiet, result(0.8, 0.79, 0.81))[0][0].verdict == "faster"
+    assert compare(quiet, result(1.2, 1.0, 1.6))[0][0].verdict == "same"
+    assert compare(quiet, result(1.02, 1.019, 1.03))[0][0].verdict == "same"
+    assert compare(quiet, {"points": []})[1] == quiet["points"]
+
+
+def test_pictures_and_a_page_that_needs_nothing_else(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("matplotlib")
+    from fa_doctor.bench.plots import draw, draw_training
+
+    child("False")
+    store = Store(tmp_path)
+    run_sweep(LiveHost(), sys.executable, POINTS, store, lambda point: None, 0.1)
+    document = store.document()
+    pictures = draw(document, tmp_path)
+    assert [picture.stem for picture in pictures] == ["speed", "gain", "memory", "share"]
+    assert all(picture.with_suffix(".png").read_bytes()[:4] == b"\x89PNG" for picture in pictures)
+    write_page(document, pictures, tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<svg") == 4
+    assert "+300%" in page
+    assert not any(word in page for word in ("<script", 'src="', "@import", "<link"))
+    training = {"runs": {"unfused": {"losses": [2.0, 1.0], "samples_per_s": 3.0}, "bundled": {"error": "no"}}}
+    assert draw_training(json.loads(json.dumps(training)), tmp_path).exists()
