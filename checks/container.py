@@ -34,7 +34,11 @@ def devices(machine: Machine) -> Verdicts:
     present = [node for node in driver.render_nodes if node.exists]
     evidence = (
         Evidence("/dev/kfd", "present" if kfd.exists else "absent"),
-        Evidence("/dev/dri", ", ".join(node.path.rsplit("/", 1)[-1] for node in present) or "no render node"),
+        Evidence(
+            "/dev/dri",
+            ", ".join(node.path.rsplit("/", 1)[-1] for node in present)
+            or ("not recorded" if driver.dri is None else "no render node"),
+        ),
         *container.evidence[:2],
     )
     withheld = bool(machine.gpus.withheld) and not machine.gpus.known
@@ -46,6 +50,7 @@ def devices(machine: Machine) -> Verdicts:
     if kfd.exists and not present and not withheld and driver.dri is None:
         return unknown("whether a render node was passed to the container is not known", *evidence)
     rendered = bool(present) and not withheld
+    rendered = rendered or (driver.dri is None and not withheld)  # not recorded is not absent
     missing = [name for name, there in (("/dev/kfd", kfd.exists), ("/dev/dri/renderD*", rendered)) if not there]
     if container.docker_desktop:
         return failed(

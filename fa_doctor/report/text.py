@@ -167,12 +167,13 @@ def _overview(machine: Document) -> list[tuple[str, str]]:
     python = machine["python"]
     if python["executable"]:
         rows.append(("python", f"{python['version'] or '?'} ({python['executable']})"))
-    packages = [
-        ("torch", machine["torch"]),
-        ("triton", machine["triton"]),
-        ("flash_attn", machine["flash_attn"]),
-    ]
-    rows += [("packages", ", ".join(f"{name} {found['version'] if found else 'missing'}" for name, found in packages))]
+        packages = [
+            ("torch", machine["torch"]),
+            ("triton", machine["triton"]),
+            ("flash_attn", machine["flash_attn"]),
+        ]
+        named = (f"{name} {found['version'] if found else 'missing'}" for name, found in packages)
+        rows.append(("packages", ", ".join(named)))
     return rows
 
 
