@@ -20,7 +20,13 @@ __all__ = ["command"]
 
 
 @click.command("install")
-@click.option("--stack", default="auto", show_default=True, metavar="NAME", help="See `fa-doctor stacks`.")
+@click.option(
+    "--stack",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="See `fa-doctor stacks`; `installed` keeps torch and Triton as they are.",
+)
 @click.option("--arch", "archs", multiple=True, metavar="GFX", help="Install for this GPU, which need not be here.")
 @click.option("--venv", metavar="DIR", help="The environment (default: the active one, else one of fa-doctor's own).")
 @click.option("--python", metavar="EXE", help="The Python whose environment is taken, or that makes a new one.")
@@ -131,18 +137,22 @@ class _Install:
             return self._carry_out(plan, tool)
 
     def _choose(self, destination: Any) -> Any:
+        from fa_doctor.installer import as_installed
         from fa_doctor.installer.choose import choose
         from fa_doctor.installer.destination import available_pythons
 
         self.pythons = None if destination else available_pythons(self.options["python"], self.environ)
         minors = [destination.python.minor] if destination else list(self.pythons or {})
+        if self.options["stack"] == as_installed.NAME:
+            return as_installed.choose_installed(self._situation(), destination.installed if destination else None)
         return choose(self.options["stack"], self._situation(), minors)
 
     def _situation(self) -> Any:
+        from fa_doctor.installer.as_installed import NAME
         from fa_doctor.installer.situation import Situation, from_machine, from_targets
 
         if self.options["archs"]:
-            return from_targets(self.options["archs"])
+            return from_targets(self.options["archs"], any_vendor=self.options["stack"] == NAME)
         if self.options["stack"] == "cpu":
             return Situation((), "the CPU stack was asked for")
         from fa_doctor.commands.options import open_host

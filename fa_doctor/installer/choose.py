@@ -20,7 +20,7 @@ from fa_doctor.knowledge.stacks import (
 )
 from fa_doctor.knowledge.triton import driver_of
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "describe"]
 
 EXPERIMENTAL = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 
@@ -68,7 +68,7 @@ def choose(name: str, situation: Situation, pythons: Sequence[str] | None = None
             f"--arch {(recommendation.gfx if recommendation else stack.archs)[0]}"
         )
     reasons = [f"{name} was asked for"]
-    return _choice(stack, recommendation, targets, situation, reasons, [])
+    return describe(stack, recommendation, targets, situation, reasons, [])
 
 
 def _by_facts(situation: Situation, pythons: Sequence[str] | None) -> Choice:
@@ -86,7 +86,7 @@ def _by_facts(situation: Situation, pythons: Sequence[str] | None) -> Choice:
     for stack, recommendation in _candidates(usable):
         problem = _problem(stack, recommendation, usable, situation, pythons)
         if problem is None:
-            return _choice(stack, recommendation, usable, situation, _reasons(recommendation, usable), rejected)
+            return describe(stack, recommendation, usable, situation, _reasons(recommendation, usable), rejected)
         rejected.append((stack.name, problem))
     if len(usable) > 1:
         # No stack serves them all: serve the first, which is the first that the runtime enumerates.
@@ -94,7 +94,7 @@ def _by_facts(situation: Situation, pythons: Sequence[str] | None) -> Choice:
             if _problem(stack, recommendation, usable[:1], situation, pythons) is None:
                 notes = [f"no stack serves {' and '.join(usable)} together: {', '.join(usable[1:])} stay without"]
                 reasons = _reasons(recommendation, usable[:1])
-                return _choice(stack, recommendation, usable[:1], situation, reasons, rejected, notes)
+                return describe(stack, recommendation, usable[:1], situation, reasons, rejected, notes)
     listed = "; ".join(f"{stack}: {why}" for stack, why in rejected)
     raise NothingFits(f"no stack fits {', '.join(usable)} on this machine. {listed}")
 
@@ -181,10 +181,10 @@ def _cpu(why: str, situation: Situation) -> Choice:
     assert found is not None
     note = "if the GPU is not visible here (a container build), name it: --arch gfx942"
     notes = [note] if not situation.devices else []
-    return _choice(found[0], None, (), situation, [why, "the CPU stack works on any machine"], [], notes)
+    return describe(found[0], None, (), situation, [why, "the CPU stack works on any machine"], [], notes)
 
 
-def _choice(
+def describe(
     stack: Stack,
     recommendation: Recommendation | None,
     targets: tuple[str, ...],
@@ -193,6 +193,7 @@ def _choice(
     rejected: list[tuple[str, str]],
     notes: Sequence[str] = (),
 ) -> Choice:
+    """The choice of a stack for some targets, with the variables and notes that go with them."""
     variables: dict[str, Variable] = {}
     said = list(notes)
     # A stack may be taken for GPUs of several recommendations; what each asks for is asked for the machine.
@@ -216,7 +217,7 @@ def _choice(
     said += [
         f"{device} has no code in this torch: hide it with HIP_VISIBLE_DEVICES if programs pick it"
         for device in situation.left_out
-        if device.gfx not in stack.archs
+        if stack.archs and device.gfx not in stack.archs
     ]
     if situation.wsl and not stack.cpu:
         said.append(

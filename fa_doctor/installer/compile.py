@@ -35,7 +35,7 @@ def compile_kernels(
 ) -> tuple[Compiled, ...]:
     """Compiles for each gfx target. Raises InstallFailed when nothing at all compiles for one of them."""
     child = clean_environment(environ, TRITON_CACHE_DIR=str(environment / CACHE))
-    found = run_child([python, "-I", "-c", FIND_KERNELS], environ=child, deadline_s=60)
+    found = run_child([python, "-I", "-B", "-c", FIND_KERNELS], environ=child, deadline_s=60)
     folder = Path(found.output.strip()) / "kernels"
     if found.returncode != 0 or not folder.is_dir():
         raise InstallFailed(f"the installed flash_attn has no kernels: {found.output.strip()[-500:]}")
@@ -47,7 +47,7 @@ def _compile(python: Path, folder: Path, target: str, child: Mapping[str, str]) 
     first, kernels, problems = 0, 0, []
     while True:
         request = json.dumps({"arch": target, "first": first, "shims": True})
-        outcome = run_child([python, folder, "compile", request], environ=child, deadline_s=DEADLINE_S)
+        outcome = run_child([python, "-B", folder, "compile", request], environ=child, deadline_s=DEADLINE_S)
         begun, ended = None, False
         for row in _rows(outcome.output):
             if row["event"] == "refused":

@@ -33,7 +33,6 @@ Summary: The attention kernels of fa-doctor under the names of flash-attn 2.8
 License: MIT
 Requires-Python: >=3.10
 Requires-Dist: torch>=2.4
-Requires-Dist: einops
 """
 
 WHEEL = f"""Wheel-Version: 1.0

@@ -114,14 +114,11 @@ def steps_of(plan: Plan) -> tuple[Step, ...]:
     """The steps in their order. Nothing at the environment's own path changes before the last but one."""
     paths = plan.paths
     beside = "the copy beside it is deleted; the environment itself is not touched"
-    steps = [
-        Step(
-            "download",
-            f"download {len(plan.downloads)} files",
-            tuple(_file_line(package) for package in plan.downloads),
-            "they are kept for the next try; --rollback deletes them",
-        )
-    ]
+    steps: list[Step] = []
+    if plan.downloads:
+        files = tuple(_file_line(package) for package in plan.downloads)
+        kept = "they are kept for the next try; --rollback deletes them"
+        steps.append(Step("download", f"download {len(files)} files", files, kept))
     if plan.exists:
         steps.append(Step("copy", f"copy {plan.environment} beside itself", (str(paths.stage),), beside))
     else:
@@ -131,7 +128,8 @@ def steps_of(plan: Plan) -> tuple[Step, ...]:
         gone = tuple(f"{entry.name} {entry.version}: {why}" for entry, why in plan.remove)
         steps.append(Step("remove", "remove what clashes, in the copy", gone, beside))
     pins = tuple(f"{package.name}=={package.version}" for package in plan.packages)
-    steps.append(Step("install", f"install {len(pins)} wheels, exact versions and hashes, no index", pins, beside))
+    if pins:
+        steps.append(Step("install", f"install {len(pins)} wheels, exact versions and hashes, no index", pins, beside))
     if plan.kernels:
         text = f"{plan.kernels.filename} (sha256 {plan.kernels.sha256[:12]}...)"
         steps.append(Step("kernels", "build and install the attention kernels as flash_attn", (text,), beside))

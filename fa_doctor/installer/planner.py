@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from fa_doctor.environment_file import Variable
 from fa_doctor.errors import UsageProblem
+from fa_doctor.installer import as_installed
 from fa_doctor.installer.choose import Choice
 from fa_doctor.installer.download import sha256_of
 from fa_doctor.installer.errors import NothingFits, Refused
@@ -60,14 +61,22 @@ def plan_from_choice(
     stack = choice.stack
     attention = attention or choice.attention
     _refuse_foreign_flash_attn(destination, attention, replace)
-    remove = _clashes(stack, destination)
+    keep_all = stack.name == as_installed.NAME
+    remove = () if keep_all else _clashes(stack, destination)
     gone = {entry.name for entry, _ in remove}
     usable = {name: entry for name, entry in destination.installed.items() if name not in gone and _sound(entry)}
-    roots = _roots(stack, choice, destination, attention)
+    if keep_all:
+        roots = list(BUILD_REQUIREMENTS) if attention == "upstream" else []
+    else:
+        roots = _roots(stack, choice, destination, attention)
     known = {} if everything else usable
     resolution = _resolve_stack(stack, roots, stack_index, sources, client, destination.python, known, folders)
     if everything:
         resolution = _keep_installed(resolution.packages, usable)
+    if keep_all:
+        stays = (destination.installed[name] for name in ("torch", stack.triton))
+        kept = tuple(Package(entry.name, entry.version, None, None, entry.requires) for entry in stays)
+        resolution = Resolution(resolution.packages, (*resolution.kept, *kept))
     resolution = Resolution(tuple(map(_hashed, resolution.packages)), resolution.kept)
     upstream = None
     if attention == "upstream":

@@ -1,4 +1,7 @@
-"""Makes an environment that was built at one path fit for another: scripts, pyvenv.cfg and what RECORD says of them."""
+"""Makes an environment that was built at one path fit for another: scripts, pyvenv.cfg and what RECORD says of them.
+
+What uv notes of the moment of the install (uv_cache.json) goes, too: the same plan gives the same files everywhere.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ import shutil
 from pathlib import Path
 
 __all__ = ["relocate"]
+
+MOMENT = "uv_cache.json"
 
 LARGEST_SCRIPT = 1 << 20  # bytes; scripts and activation files are far smaller, programs are left alone
 
@@ -34,14 +39,17 @@ def relocate(environment: Path, built_at: Path, final: Path) -> list[str]:
 
 
 def _update_record(record: Path, environment: Path, changed: list[str]) -> None:
-    """Corrects the hash and size of changed scripts in one RECORD."""
+    """Corrects the hash and size of changed scripts in one RECORD, and drops uv's note."""
     text = record.read_text(encoding="utf-8", errors="surrogateescape")
-    if not any(os.path.basename(name) in text for name in changed):
+    note = record.with_name(MOMENT)
+    if not note.exists() and not any(os.path.basename(name) in text for name in changed):
         return
     site = record.parent.parent
+    note.unlink(missing_ok=True)
     wanted = {os.path.normpath(environment / name) for name in changed}
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    touched = False
+    every = list(csv.reader(io.StringIO(text, newline="")))
+    rows = [row for row in every if row and site / row[0] != note]
+    touched = len(rows) < len(every)
     for row in rows:
         if len(row) == 3 and os.path.normpath(site / row[0]) in wanted:
             content = (site / row[0]).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fa_doctor.errors import UsageProblem
@@ -51,10 +52,16 @@ class Situation:
         return tuple(device for device in self.devices if device.gfx not in self.targets)
 
 
-def from_targets(names: tuple[str, ...]) -> Situation:
-    """The GPUs that the user named (`--arch`), as in a container build. Raises UsageProblem for an unknown one."""
+def from_targets(names: tuple[str, ...], *, any_vendor: bool = False) -> Situation:
+    """The GPUs that the user named (`--arch`), as in a container build. Raises UsageProblem for an unknown one.
+
+    `any_vendor`: NVIDIA's targets (sm_90) too, for which kernels can be compiled, if not installed from a stack.
+    """
     devices = []
     for name in names:
+        if any_vendor and re.fullmatch(r"sm_\d{2,3}", name):
+            devices.append(Device(name))
+            continue
         gfx = normalize_gfx(name)
         if gfx is None or architecture(gfx) is None:
             raise UsageProblem(f"{name!r} is no GPU target that is known; `fa-doctor gpus` lists them")

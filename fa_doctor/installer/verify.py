@@ -30,14 +30,14 @@ def verify(plan: Plan, python: Path, environ: Mapping[str, str]) -> Verdict:
     """Imports what was installed, compares versions, and runs attention against a reference where it is there."""
     wanted = {
         "torch": plan.torch,
-        "hip": plan.hip is not None,
+        "build": "rocm" if plan.hip else "cpu" if plan.stack == "cpu" else "any",
         "attention": plan.attention,
         "packages": {package.name: package.version for package in (*plan.packages, *plan.kept)},
     }
     variables = {name: variable.value for name, variable in plan.variables.items()}
     child = clean_environment(environ, **variables, FA_DOCTOR_VERIFY=json.dumps(wanted))
     try:
-        outcome = run_child([python, "-I", PROGRAM], environ=child, deadline_s=DEADLINE_S)
+        outcome = run_child([python, "-I", "-B", PROGRAM], environ=child, deadline_s=DEADLINE_S)
     except InstallFailed as error:
         return Verdict(False, problem=str(error))
     said = [line for line in outcome.output.splitlines() if line.startswith("{")]

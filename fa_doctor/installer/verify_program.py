@@ -34,13 +34,13 @@ def check_packages(packages: dict[str, str]) -> None:
     say(passed=f"{len(packages)} packages have their exact versions")
 
 
-def check_torch(version: str, hip: bool) -> Any:
+def check_torch(version: str, build: str) -> Any:
     torch = importlib.import_module("torch")
     if str(torch.__version__) != version:
         raise Wrong(f"import torch gives {torch.__version__} from {torch.__file__}, wanted is {version}")
-    if hip and not getattr(torch.version, "hip", None):
+    if build == "rocm" and not getattr(torch.version, "hip", None):
         raise Wrong(f"torch {version} is no ROCm build: torch.version.hip is {torch.version.hip!r}")
-    if not hip and getattr(torch.version, "cuda", None):
+    if build == "cpu" and getattr(torch.version, "cuda", None):
         raise Wrong(f"torch {version} is a CUDA build: torch.version.cuda is {torch.version.cuda!r}")
     say(passed=f"torch {version} imports")
     return torch
@@ -83,7 +83,7 @@ def main() -> int:
     wanted = json.loads(os.environ["FA_DOCTOR_VERIFY"])
     try:
         check_packages(wanted["packages"])
-        torch = check_torch(wanted["torch"], wanted["hip"])
+        torch = check_torch(wanted["torch"], wanted["build"])
         check_triton()
         if wanted["attention"] != "none":
             check_attention(torch)

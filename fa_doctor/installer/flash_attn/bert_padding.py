@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
 from torch import Tensor
+
+with suppress(ImportError):  # some programs take these from here, as flash-attn has them
+    from einops import rearrange, repeat
 
 __all__ = [
     "index_first_axis",
