@@ -7,7 +7,7 @@ from fa_doctor.diagnosis.model import Evidence, Fix, Safety, failed, passed, ski
 from fa_doctor.diagnosis.remedies import install_system_packages, replace_packages, set_variable, unset_variable
 from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.stacks import stack_of_torch
-from fa_doctor.knowledge.system_packages import package_names
+from fa_doctor.knowledge.system_packages import newer_linker, package_names
 from fa_doctor.knowledge.triton import oldest_llvm
 
 
@@ -160,7 +160,15 @@ def _other_linkers(machine: Machine, too_old: str | None) -> tuple[Fix, ...]:
         title = "Name the linker of the ROCm that is here"
         fixes.append(set_variable(machine, "TRITON_HIP_LLD_PATH", linkers[0], title, proof="CCP002"))
     fixes += _reinstall_triton(machine)
-    if too_old is None:
+    newer = newer_linker(machine.system.distribution, machine.system.version)
+    version = machine.triton.version if machine.triton else None
+    if newer is not None and version is not None and oldest_llvm(version) is not None:
+        packages, path = newer
+        title = "Install a newer linker of LLVM"
+        fixes.append(install_system_packages(machine, title, {"apt-get": packages}, proof="CCP002"))
+        title = "Then name it: Triton looks in /usr/bin only"
+        fixes.append(set_variable(machine, "TRITON_HIP_LLD_PATH", path, title, safety=Safety.UNSAFE, proof="CCP002"))
+    elif too_old is None:
         fixes.append(install_system_packages(machine, "Install LLVM's linker", package_names("ld.lld"), proof="CCP002"))
     return tuple(fixes)
 

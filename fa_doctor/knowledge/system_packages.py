@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fa_doctor.knowledge.tables import load
 
-__all__ = ["package_names"]
+__all__ = ["newer_linker", "package_names"]
 
 _NOT_MANAGERS = ("holds", "sources")
 
@@ -16,3 +16,11 @@ def package_names(what: str) -> dict[str, str]:
         if row["holds"] == what:
             return {key: str(value) for key, value in row.items() if key not in _NOT_MANAGERS}
     return {}
+
+
+def newer_linker(distribution: str | None, version: str | None) -> tuple[str, str] | None:
+    """For a release of a distribution whose own ld.lld is of LLVM 14: the package with a newer one, and its path."""
+    for row in load("system_packages")["newer_linker"]:
+        if (row["distribution"], row["version"]) == (distribution, version):
+            return str(row["packages"]), str(row["path"])
+    return None

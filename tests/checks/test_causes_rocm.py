@@ -228,6 +228,12 @@ def linker_too_old() -> Staged:
     return machine
 
 
+def linker_too_old_on_debian_12() -> Staged:
+    machine = linker_too_old()
+    machine.files["/etc/os-release"] = 'ID=debian\nVERSION_ID="12"\n'
+    return machine
+
+
 def no_compiler() -> Staged:
     machine = mi300x(1)
     machine.recording["which"] |= {"gcc": None, "clang": None, "cc": None}
@@ -323,6 +329,7 @@ CASES = [
         "export TRITON_HIP_LLD_PATH=/opt/rocm-6.2.4/lib/llvm/bin/ld.lld",
     ),
     Case("old ld.lld", linker_too_old, {"CCP002": "triton-linker-missing"}, "pytorch-triton-rocm==3.4.0"),
+    Case("old ld.lld, Debian", linker_too_old_on_debian_12, {"CCP002": "triton-linker-missing"}, "install -y lld-15"),
     Case("no compiler", no_compiler, {"CCP001": "host-compiler-missing"}, "sudo apt-get install -y gcc libc6-dev"),
     Case("no compiler, image", no_compiler_in_an_image, {"CCP001": "host-compiler-missing"}, "RUN apt-get update &&"),
     Case("CC is gone", compiler_of_a_gone_module, {"CCP001": "host-compiler-missing"}, "unset CC"),
