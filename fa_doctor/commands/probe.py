@@ -60,7 +60,7 @@ def command(
             host, machine.python, machine.gpus, machine.torch, machine.flash_attention, deadline, speed=speed
         )
     else:
-        chosen = _chosen(device, probed_devices(machine.gpus, machine.torch))
+        chosen = _chosen(device, probed_devices(host, machine.gpus, machine.torch))
         hide_by = hiding_variable(host, machine.torch)
         probes = tuple(launch(host, executable, "smoke", SMOKE_STEPS, [chosen], timeout * 0.9, hide_by=hide_by))
     machine = dataclasses.replace(machine, probes=probes)

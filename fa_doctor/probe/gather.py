@@ -34,14 +34,16 @@ FEATURE_STEPS = ("import torch", "find the device", "import flash_attn", "try th
 _SHARE = 0.8  # of the time that is left: the rest is for the checks and the report
 
 
-def probed_devices(gpus: Gpus, torch: Torch | None) -> list[int | None]:
+def probed_devices(host: Host, gpus: Gpus, torch: Torch | None) -> list[int | None]:
     """Ordinals of the devices that this process may use, or [None] where the kernels can only be interpreted."""
     if torch is not None and torch.build == "rocm":
         visible = [gpu for gpu in gpus.known if gpu.visible is not False]
         if visible:
             return list(range(len(visible)))
-    if torch is not None and torch.build == "cuda" and any(other.vendor == "NVIDIA" for other in gpus.others):
-        return [0]
+    if torch is not None and torch.build == "cuda":
+        # Kernels are proven on NVIDIA too. In a container sysfs may show none of its GPUs, but the node is there.
+        if any(other.vendor == "NVIDIA" for other in gpus.others) or host.exists("/dev/nvidia0"):
+            return [0]
     return [None]
 
 
@@ -75,7 +77,7 @@ def gather(
     """
     if python.executable is None or torch is None:
         return ()
-    devices = probed_devices(gpus, torch)
+    devices = probed_devices(host, gpus, torch)
     if devices == [None] and gpus.known:
         return ()  # there is a GPU that this torch cannot use: another check says so, and the CPU would prove nothing
     hide_by = hiding_variable(host, torch) if len(devices) > 1 else None
