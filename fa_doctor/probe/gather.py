@@ -40,10 +40,10 @@ def probed_devices(host: Host, gpus: Gpus, torch: Torch | None) -> list[int | No
         visible = [gpu for gpu in gpus.known if gpu.visible is not False]
         if visible:
             return list(range(len(visible)))
-    if torch is not None and torch.build == "cuda":
-        # Kernels are proven on NVIDIA too. In a container sysfs may show none of its GPUs, but the node is there.
-        if any(other.vendor == "NVIDIA" for other in gpus.others) or host.exists("/dev/nvidia0"):
-            return [0]
+    # Kernels are proven on NVIDIA too. In a container sysfs may show none of its GPUs, but the node is there.
+    nvidia = any(other.vendor == "NVIDIA" for other in gpus.others) or host.exists("/dev/nvidia0")
+    if torch is not None and torch.build == "cuda" and nvidia:
+        return [0]
     return [None]
 
 
