@@ -31,6 +31,12 @@ def target_python(machine: Machine) -> Verdicts:
     python = machine.python
     if python.executable is None:
         return unknown(python.problem or "no target Python is known", detail=_CHOOSE)
+    if python.problem and python.hurried:
+        return unknown(
+            f"the target Python {python.executable} did not answer in the time that this level leaves it",
+            *python.evidence,
+            detail=f"{python.problem}. What follows was read from its files. A later level waits longer.",
+        )
     if python.problem:
         return Verdict(
             Status.FAIL,

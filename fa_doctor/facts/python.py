@@ -6,8 +6,10 @@ import ast
 import posixpath
 import re
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from fa_doctor.evidence import Evidence
@@ -16,7 +18,7 @@ from fa_doctor.host import CommandOutput, Host, Problem
 
 __all__ = ["QUESTION", "Answer", "Distribution", "Python", "gather", "parse_answer", "parse_pyvenv_cfg"]
 
-_DEADLINE_S = 3.0
+_DEADLINE_S = 3.0  # after which an interpreter that says nothing is taken to hang
 _PTH_LIMIT = 64  # .pth files of one folder that are followed
 
 # Asked of the target with -I (no PYTHON* variables, no user site) and -S (no site, so no .pth code of packages runs).
@@ -68,6 +70,7 @@ class Python:
     distributions: tuple[Distribution, ...] | None = None
     uv: str | None = None  # where PATH finds uv, which installs faster than pip
     problem: str | None = None  # what happened when it did not start
+    hurried: bool = False  # it was given less time than an interpreter may take on a slow disk
     evidence: tuple[Evidence, ...] = ()
 
     def find(self, *names: str) -> tuple[Distribution, ...]:
@@ -101,9 +104,11 @@ def gather(host: Host, python: str | None = None) -> Python:
     if executable is None:
         return Python(None, None, chosen_because=because, problem=because)
     evidence = [Evidence(executable, because)]
-    output = host.run([executable, "-I", "-S", "-c", QUESTION], timeout_s=_DEADLINE_S)
+    # Files tell most of it too: what is left of the time is kept for them and for everything else.
+    timeout = _DEADLINE_S if host.deadline is None else min(_DEADLINE_S, 0.4 * (host.deadline - time.monotonic()))
+    output = host.run([executable, "-I", "-S", "-c", QUESTION], timeout_s=timeout)
     answer = parse_answer(output.stdout)
-    problem = None if answer or output.problem is Problem.UNRECORDED else _what_went_wrong(output)
+    problem = None if answer or output.problem is Problem.UNRECORDED else _what_went_wrong(output, timeout)
     if problem:
         evidence.append(Evidence(f"{executable} -I -S -c ...", problem))
 
@@ -114,7 +119,7 @@ def gather(host: Host, python: str | None = None) -> Python:
     is_venv = cfg_text is not None
     base = answer.base_prefix if answer else _base_from_files(host, executable, cfg if is_venv else {})
     prefix = home if is_venv else (base or home)
-    version = answer.version if answer else _version_from_files(host, prefix, base, cfg)
+    version = answer.version if answer else _version_from_files(host, executable, prefix, base, cfg)
     environment = _environment(host, prefix, is_venv)
     free_threaded = "t" in answer.abiflags if answer else None
 
@@ -122,7 +127,8 @@ def gather(host: Host, python: str | None = None) -> Python:
     user_site = _user_site(host, answer, cfg, is_venv)
     inherited: list[str] = []
     if is_venv and cfg.get("include-system-site-packages", "").lower() == "true":
-        inherited = [path for path in (answer.site_packages if answer else ()) if host.exists(path)]
+        theirs = answer.site_packages if answer else _site_packages(host, base or "/usr", version, None, False)
+        inherited = [path for path in theirs if host.exists(path)]
     search = _search_path(host, sites, user_site, inherited)
     distributions = _distributions(host, search)
     stdlib = answer.stdlib if answer else _stdlib_from_files(host, base or prefix, version)
@@ -147,17 +153,17 @@ def gather(host: Host, python: str | None = None) -> Python:
         distributions=distributions,
         uv=host.which("uv"),
         problem=problem,
+        hurried=output.problem is Problem.TIMED_OUT and timeout < _DEADLINE_S,
         evidence=tuple(evidence),
     )
 
 
 def parse_answer(output: str) -> Answer | None:
     """The answer to QUESTION, wherever in the output its line stands; None if there is none that can be read."""
-    for line in output.splitlines():
-        if not line.startswith("fa-doctor:"):
-            continue
+    # A start-up script may print before us, and a broken one may print without end: few lines are tried, and no long one.
+    for line in islice(re.finditer(r"^fa-doctor:(.{1,20000})$", output, re.MULTILINE), 3):
         try:
-            content = ast.literal_eval(line.removeprefix("fa-doctor:"))
+            content = ast.literal_eval(line[1])
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
         if isinstance(content, dict) and re.fullmatch(r"\d+\.\d+\.\d+", str(content.get("version"))):
@@ -205,9 +211,9 @@ def _choose(host: Host, python: str | None) -> tuple[str | None, str]:
     return None, "no environment is active and PATH has no python3"
 
 
-def _what_went_wrong(output: CommandOutput) -> str:
+def _what_went_wrong(output: CommandOutput, timeout: float) -> str:
     if output.problem is Problem.TIMED_OUT:
-        return f"it did not answer within {_DEADLINE_S:g} s"
+        return f"it did not answer within {max(timeout, 0):.1f} s"
     if output.problem is not None:
         return f"it could not be started: {output.problem.value}"
     last = (output.stderr.strip().splitlines() or output.stdout.strip().splitlines() or ["nothing"])[-1][:200]
@@ -233,11 +239,16 @@ def _base_from_files(host: Host, executable: str, cfg: Mapping[str, str]) -> str
     return posixpath.dirname(posixpath.dirname(real)) if real else None
 
 
-def _version_from_files(host: Host, prefix: str, base: str | None, cfg: Mapping[str, str]) -> str | None:
+def _version_from_files(
+    host: Host, executable: str, prefix: str, base: str | None, cfg: Mapping[str, str]
+) -> str | None:
     for key in ("version_info", "version"):
         match = re.match(r"\d+\.\d+(\.\d+)?", cfg.get(key, ""), re.ASCII)
         if match:
             return match[0]
+    named = re.search(r"/python(3\.\d+)t?$", host.real_path(executable) or "", re.ASCII)
+    if named:
+        return named[1]
     for folder in dict.fromkeys((prefix, base)):
         found = [name for name in host.list(f"{folder}/lib").names if re.fullmatch(r"python3\.\d+", name)]
         if folder and len(found) == 1:

@@ -131,6 +131,33 @@ def test_an_interpreter_that_does_not_start_is_a_problem_and_files_tell_the_rest
     assert found.site_packages == (str(site),)
 
 
+def test_the_version_of_a_silent_system_python_stands_in_its_name(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {"/usr/bin/python3": "", "/usr/bin/python3.12": "", "/usr/lib/python3.11/x": "",
+                                     "/usr/lib/python3.12/EXTERNALLY-MANAGED": "", "/usr/lib/python3/dist-packages/x": ""}  # fmt: skip
+    host = stage(
+        tmp_path,
+        files,
+        environ={},
+        which={"python3": "/usr/bin/python3"},
+        real_paths={"/usr/bin/python3": "/usr/bin/python3.12"},
+    )
+    found = python.gather(host)
+    assert found.problem is not None
+    assert (found.version, found.environment, found.externally_managed) == ("3.12", "system", True)
+    assert found.site_packages == ("/usr/lib/python3/dist-packages",)
+
+
+def test_a_hurried_question_is_no_verdict(tmp_path: Path) -> None:
+    executable = tmp_path / "python"
+    executable.write_text("#!/bin/sh\nsleep 60\n")
+    executable.chmod(0o755)
+    host = LiveHost()
+    host.deadline = time.monotonic() + 0.8
+    found = python.gather(host, str(executable))
+    assert found.hurried
+    assert time.monotonic() < host.deadline  # there is time left for everything else
+
+
 def test_a_program_that_cannot_be_executed(tmp_path: Path) -> None:
     executable = tmp_path / "python"
     executable.write_text("no program")
