@@ -26,7 +26,7 @@ from fa_doctor.host.base import (
 )
 from fa_doctor.host.elf import ElfDynamic
 from fa_doctor.host.live import LiveHost
-from fa_doctor.host.recording import SCHEMA, output_name
+from fa_doctor.host.recording import NO_ANSWER, SCHEMA, output_name
 
 __all__ = ["RecordedHost", "open_recording"]
 
@@ -151,6 +151,10 @@ class RecordedHost(Host):
         if isinstance(noted, bool):
             return noted
         return False if self.stat(path).problem is Problem.ABSENT else None
+
+    def can_open_all(self, paths: Sequence[str], timeout_s: float = 2.0) -> dict[str, bool | None]:
+        noted = self._log_of("openable")
+        return {path: self.can_open(path) for path in paths if noted.get(path) != NO_ANSWER}
 
     def can_write_folder(self, path: str) -> bool | None:
         noted = self._log_of("writable").get(path)

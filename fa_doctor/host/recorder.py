@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fa_doctor.errors import UsageProblem
 from fa_doctor.host.base import FILE_LIMIT, CommandOutput, Disk, FileBytes, FileText, Host, Listing, Problem, Stat, User
 from fa_doctor.host.elf import ElfDynamic
-from fa_doctor.host.recording import SCHEMA, output_name
+from fa_doctor.host.recording import NO_ANSWER, SCHEMA, output_name
 from fa_doctor.redaction import is_secret_name
 
 __all__ = ["RecordingHost"]
@@ -103,7 +103,9 @@ class RecordingHost(Host):
 
     def can_open_all(self, paths: Sequence[str], timeout_s: float = 2.0) -> dict[str, bool | None]:
         found = self.inner.can_open_all(paths, timeout_s)
-        return {path: self._keep("openable", path, openable) for path, openable in found.items()}
+        for path in paths:
+            self._log["openable"][path] = found.get(path, NO_ANSWER)
+        return found
 
     def can_write_folder(self, path: str) -> bool | None:
         return self._keep("writable", path, self.inner.can_write_folder(path))

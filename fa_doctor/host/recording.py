@@ -6,7 +6,7 @@
     recording.json   everything else that was asked and answered, if the machine was recorded by fa-doctor:
                      {"schema": "fa-doctor/recording/1", "complete": bool, "environ": {...}|null, "user": {...}|null,
                       "reads": {path: problem}, "listings": {path: [names]|problem}, "stats": {path: {...}},
-                      "real_paths": {path: path|null}, "openable": {path: bool|null}, "writable": {path: bool|null},
+                      "real_paths": {path: path|null}, "openable": {path: bool|null|"no answer"}, "writable": {path: bool|null},
                       "disks": {path: {...}|null}, "elf": {path: {...}|problem}, "which": {name: path|null},
                       "commands": [{"argv": [...], "returncode", "problem", "unkillable", "stdout": file, "stderr",
                                     "report"}]}
@@ -19,8 +19,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["SCHEMA", "output_name"]
+__all__ = ["NO_ANSWER", "SCHEMA", "output_name"]
 
+NO_ANSWER = "no answer"  # an open that did not return
 SCHEMA = "fa-doctor/recording/1"
 
 

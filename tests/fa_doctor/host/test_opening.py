@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fa_doctor.host import LiveHost, opening
+from fa_doctor.host import LiveHost, RecordedHost, opening
 from fa_doctor.host.opening import try_opening
+from fa_doctor.host.recorder import RecordingHost
 
 
 def test_what_can_be_opened_and_what_not(tmp_path: Path) -> None:
@@ -64,3 +65,14 @@ def test_the_live_host_opens_nodes_that_way() -> None:
     assert host.can_open_all(["/dev/null", "/dev/no-such-node"]) == {"/dev/null": True, "/dev/no-such-node": False}
     assert host.can_open("/dev/null") is True
     assert LiveHost("/tmp").can_open_all(["/dev/null"]) == {"/dev/null": None}
+
+
+def test_a_recording_keeps_that_there_was_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "try_opening", lambda paths, timeout_s: {"/dev/null": True})
+    recorder = RecordingHost(LiveHost())
+    paths = ["/dev/null", "/dev/zero"]
+    for path in paths:
+        recorder.stat(path)
+    assert recorder.can_open_all(paths) == {"/dev/null": True}
+    recorder.write(tmp_path / "machine")
+    assert RecordedHost(tmp_path / "machine").can_open_all(paths) == {"/dev/null": True}

@@ -274,9 +274,9 @@ def test_device_nodes_are_not_opened_while_something_hangs_in_the_driver(tmp_pat
 
 
 def test_an_open_that_does_not_return_is_a_wedged_gpu(tmp_path: Path) -> None:
-    host = rx7900xtx().open(tmp_path)
-    host.can_open_all = lambda paths, timeout_s=2.0: {"/dev/kfd": True}  # type: ignore[method-assign]
-    machine, findings = examine(host)
+    staged = rx7900xtx()
+    staged.recording["openable"]["/dev/dri/renderD128"] = "no answer"
+    machine, findings = examine(staged.open(tmp_path))
     assert machine.driver.unanswered == "/dev/dri/renderD128"
     (failed,) = [one for one in findings if one.status is Status.FAIL]
     assert (failed.id, failed.verdict.cause) == ("GPU007", "gpu-hang-or-reset")
