@@ -21,6 +21,7 @@ __all__ = ["card_keys", "match", "merge_device"]
 
 CardKey = tuple[str | None, str | None]
 
+_UNITS_OF_A_DIE = 40  # compute units that a die (XCD) of CDNA3 has in silicon; CDNA4 has fewer
 _GENERIC_NAMES = ("AMD Radeon Graphics", "AMD Radeon(TM) Graphics", "Radeon Graphics")
 
 
@@ -189,8 +190,9 @@ def _partition_from_shape(gfx: str | None, best: dict[str, Any], siblings: int) 
     if known is None or not known.compute_partitions:
         return None
     dies = best["xcc_count"]
-    if siblings > 1 and dies is not None:
-        return "CPX" if dies == 1 else {2: "DPX", 3: "TPX", 4: "QPX"}.get(siblings)
+    if siblings > 1:
+        one_die = dies == 1 or (dies is None and 0 < (best["compute_units"] or 0) <= _UNITS_OF_A_DIE)
+        return "CPX" if one_die else {2: "DPX", 3: "TPX", 4: "QPX"}.get(siblings)
     if siblings == 1:
         for product in products_from_pci(best["device_id"] or 0):
             all_units = product.compute_units is not None and best["compute_units"] == product.compute_units

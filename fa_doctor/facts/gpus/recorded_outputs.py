@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 from fa_doctor.facts.gpus.amd_smi import parse_amd_smi
+from fa_doctor.facts.gpus.kept_texts import parse_clinfo_text, parse_dmesg, parse_nvidia_smi
 from fa_doctor.facts.gpus.lspci import parse_lspci
 from fa_doctor.facts.gpus.profiles import Profile, parse_clinfo, parse_lstopo, parse_sysinfo, parse_system_info
 from fa_doctor.facts.gpus.reading import Reading
@@ -41,6 +43,8 @@ def read_recorded(host: Host, found: ToolReadings) -> None:
             found.enumerator = found.enumerator or parse_agent_enumerator(text, name)
         elif name.startswith("lspci"):
             found.lspci = _joined(found.lspci, parse_lspci(text, name))
+        elif name.startswith("nvidia-smi"):
+            found.lspci = _joined(found.lspci, parse_nvidia_smi(text, name))
         elif parser := next((parse for prefix, parse in _PROFILES.items() if name.startswith(prefix)), None):
             profile = parser(text, name)
             if profile != Profile():
@@ -58,9 +62,10 @@ def _joined(known: tuple[Reading, ...], more: tuple[Reading, ...]) -> tuple[Read
 
 
 _FIELDS = tuple(reading_field.name for reading_field in fields(Reading))
-_PROFILES = {
+_PROFILES: dict[str, Callable[[str, str], Profile]] = {
     "sysinfo": parse_sysinfo,
     "lstopo": parse_lstopo,
-    "clinfo": parse_clinfo,
+    "clinfo": lambda text, name: (parse_clinfo if text.lstrip().startswith("{") else parse_clinfo_text)(text, name),
+    "dmesg": parse_dmesg,
     "system_info": parse_system_info,
 }

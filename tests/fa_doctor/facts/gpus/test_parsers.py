@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fa_doctor.facts.driver import blacklist_lines, groups_by_id
 from fa_doctor.facts.gpus.amd_smi import parse_amd_smi
+from fa_doctor.facts.gpus.kept_texts import parse_clinfo_text, parse_dmesg, parse_nvidia_smi
 from fa_doctor.facts.gpus.kfd import parse_properties
 from fa_doctor.facts.gpus.lspci import parse_lspci
 from fa_doctor.facts.gpus.override import dotted, overrides_in, parse_override
@@ -62,6 +63,9 @@ PARSERS: list[Callable[[str], Any]] = [
     lambda text: find_trouble(text, "dmesg"),
     lambda text: overrides_in({"HSA_OVERRIDE_GFX_VERSION": text, text: "10.3.0"}),
     dotted,
+    parse_clinfo_text,
+    parse_dmesg,
+    parse_nvidia_smi,
 ]
 
 # Pieces that lead a parser deep into its branches, mixed with anything.
@@ -73,6 +77,7 @@ PIECES = st.sampled_from(
         "07:00.0 VGA compatible controller [0300]: AMD [1002:744c] (rev c8)\n", "Slot:\t07:00.0\nClass:\tDisplay controller [0380]\nDevice:\tX [744c]\n",
         "07:00.0 \"VGA compatible controller\" \"AMD\" \"X\" -rc8\n", "<object type=\"PCIDev\" pci_busid=\"0000:d1:00.0\" pci_type=\"0380 [1002:7408]\">", "<info name=\"RSMIVRAMSize\" value=\"1\"/>",
         "gpu_arch,cu_per_gpu\n", "gfx942,304\n", "simd_count 152\n", "ue: 1\nce: 2\n", "0: 2.5GT/s, x1 310Mhz *\n", "amdgpu ring gfx timeout", "ROCk module version 6.1 is NOT loaded\n",
+        "kfd kfd: amdgpu: added device 1002:744c\n", "  Device Name    gfx1100\n", "|   0  NVIDIA L4    On  |   00000000:00:03.0 Off |\n",
         "blacklist amdgpu\n", "render:x:109:a,b\n", "12.3.4", "\x00", "\x1b[37m", "¼", "\n", "9" * 30,
     ]
 )  # fmt: skip
@@ -104,7 +109,7 @@ def test_no_parser_raises_on_json_of_another_shape(document: Any) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("parse", PARSERS[:9] + PARSERS[-3:-2], ids=range(10))
+@pytest.mark.parametrize("parse", PARSERS[:9] + PARSERS[-6:-5] + PARSERS[-3:], ids=range(13))
 @pytest.mark.parametrize(
     "text",
     [
@@ -323,3 +328,33 @@ def test_lines_of_the_kernel_log(shared: Path) -> None:
         assert kinds & {kind, "reset", "hardware"}, name
     text = (shared / "machines/wsl-rx7600-no-adapter/outputs/dmesg-excerpt.txt").read_text()
     assert find_trouble(text, "dmesg") == ()
+
+
+def test_texts_of_bug_reports(shared: Path) -> None:
+    rocm = "  Device Type:  CL_DEVICE_TYPE_GPU\n  Board name:  AMD Radeon RX 7900 XTX\n  Device Topology: PCI[ B#45, D#0, F#0 ]\n  Name:  gfx1100\n"
+    (gpu,) = parse_clinfo_text(rocm + "  Device Type:  CL_DEVICE_TYPE_CPU\n  Name:  pthread\n").gpus
+    assert (gpu.gfx_reported, gpu.name, gpu.location) == ("gfx1100", "AMD Radeon RX 7900 XTX", 0x2D00)
+    plain = "  Device Name                                     gfx90a:sramecc+:xnack-\n  Device Board Name (AMD)                         AMD Instinct MI210\n  Device Topology (AMD)                           PCI-E, 0000:63:00.0\n"
+    (gpu,) = parse_clinfo_text("  Device Name    AMD Radeon Graphics (radeonsi, gfx90a)\n" + plain).gpus
+    assert (gpu.gfx_reported, gpu.name, gpu.pci) == ("gfx90a", "AMD Instinct MI210", "0000:63:00.0")
+    log = (
+        "[    3.1] amdgpu 0000:2d:00.0: amdgpu: initializing kernel modesetting (IP DISCOVERY 0x1002:0x744C 0x1EAE:0x7901 0xC8).\n"
+        "[    5.0] kfd kfd: amdgpu: added device 1002:744c\n"
+    )
+    (gpu,) = parse_dmesg(log).gpus
+    assert (gpu.device_id, gpu.revision, gpu.pci) == (0x744C, 0xC8, "0000:2d:00.0")
+    (gpu,) = parse_nvidia_smi((shared / "machines/nvidia-rtx4080/outputs/nvidia-smi-other-l4.txt").read_text())
+    assert gpu.name == "NVIDIA L4"
+
+
+def test_partitions_in_rocminfo_are_counted_on_their_card() -> None:
+    """A MI300X in CPX mode as the runtime lists it: no dies are named, and the function number counts partitions."""
+    from fa_doctor.facts.gpus.merge import card_keys, merge_device
+
+    agent = "Agent {0}\n  Name: gfx942\n  Device Type: GPU\n  Chip ID: 29857(0x74a1)\n  Uuid: GPU-e3aa140f9a5f9e31\n  BDFID: {1}\n  Compute Unit: 38\n"
+    text = "".join(agent.format(number + 1, 1280 + number) for number in range(8))
+    devices = parse_rocminfo(text).gpus
+    keys = card_keys(devices)
+    assert len(set(keys)) == 1
+    merged = [merge_device(number, 0, 8, [device]) for number, device in enumerate(devices)]
+    assert {(gpu.partition, gpu.pci) for gpu in merged} == {("CPX", "0000:05:00.0")}
