@@ -50,7 +50,7 @@ def existing(folder: Path) -> Destination | None:
     python = inspect_python(str(executable))
     if python.environment == "system" or Path(os.path.realpath(python.prefix)) != folder:
         raise UsageProblem(f"{folder} is no virtual or conda environment: its Python belongs to {python.prefix}")
-    return Destination(folder, True, python, scan(python.purelib, python.platlib))
+    return Destination(folder, True, python, scan(python.purelib, python.platlib, *python.search))
 
 
 def available_pythons(python: str | None, environ: Mapping[str, str]) -> dict[str, TargetPython]:

@@ -262,6 +262,7 @@ def _clashes(stack: Stack, destination: Destination) -> tuple[tuple[Installed, s
     """What must go before anything is installed, with the reason."""
     installed = dict(destination.installed)
     found: dict[str, tuple[Installed, str]] = {}
+    installed = {name: entry for name, entry in installed.items() if _is_own(entry, destination)}
     owners = triton_owners(installed)
     for owner in owners:
         if len(owners) > 1:
@@ -276,6 +277,11 @@ def _clashes(stack: Stack, destination: Destination) -> tuple[tuple[Installed, s
         for entry in orphans_of_cuda_torch(installed, gone):
             found[entry.name] = (entry, f"only torch {torch.version} needed it")
     return tuple(found[name] for name in sorted(found))
+
+
+def _is_own(entry: Installed, destination: Destination) -> bool:
+    """Whether a distribution lies in the environment itself: what a parent lends it can be shadowed, not removed."""
+    return Path(entry.folder).is_relative_to(destination.environment)
 
 
 def _refuse_foreign_flash_attn(destination: Destination, attention: str, replace: bool) -> None:

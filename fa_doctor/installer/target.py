@@ -30,6 +30,7 @@ print(json.dumps({
     "base_executable": getattr(sys, "_base_executable", None) or sys.executable,
     "purelib": paths["purelib"],
     "platlib": paths["platlib"],
+    "search": [path for path in sys.path if path.endswith(("site-packages", "dist-packages")) and os.path.isdir(path)],
     "headers": os.path.isfile(os.path.join(paths["include"], "Python.h")),
     "conda": os.path.isdir(os.path.join(sys.prefix, "conda-meta")),
     "managed": os.path.isfile(os.path.join(paths["stdlib"], "EXTERNALLY-MANAGED")),
@@ -39,7 +40,10 @@ print(json.dumps({
 
 @dataclass(frozen=True, slots=True)
 class TargetPython:
-    """One interpreter. `environment` is "venv", "conda" or "system"; only the first two are ever changed."""
+    """One interpreter. `environment` is "venv", "conda" or "system"; only the first two are ever changed.
+
+    `search` are the folders it finds distributions in: its own, and those that its settings or .pth files add.
+    """
 
     executable: str
     version: str
@@ -50,6 +54,7 @@ class TargetPython:
     environment: str
     purelib: str
     platlib: str
+    search: tuple[str, ...]
     has_headers: bool
     externally_managed: bool
 
@@ -114,6 +119,7 @@ def inspect_python(executable: str) -> TargetPython:
         environment=environment,
         purelib=said["purelib"],
         platlib=said["platlib"],
+        search=tuple(said["search"]),
         has_headers=said["headers"],
         externally_managed=said["managed"],
     )
