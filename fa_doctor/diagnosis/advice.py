@@ -27,10 +27,18 @@ ANY_GPU = "cdna"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-def fixes_for(failure: Failure, facts: Mapping[str, FactValue]) -> tuple[Fix, ...]:
-    """The fixes of a failure that apply to the machine of these facts, filled in, best first."""
+def fixes_for(failure: Failure, facts: Mapping[str, FactValue], evidence: str = "") -> tuple[Fix, ...]:
+    """The fixes of a failure that apply to the machine of these facts, filled in, best first.
+
+    The conditions of a fix may ask, besides for facts, for `evidence` (the lines that prove the failure), for
+    `family_index` (there is an index of AMD for this GPU) and for `sibling` (an override within the family exists).
+    """
     known = placeholders(facts)
-    chosen = [advice for advice in failure.fixes if holds(advice.conditions, facts)]
+    asked = {**facts, **({"evidence": evidence} if evidence else {})}
+    asked |= {
+        name: known[key] for name, key in (("family_index", "family_index"), ("sibling", "override")) if key in known
+    }
+    chosen = [advice for advice in failure.fixes if holds(advice.conditions, asked)]
     # Advice for exactly this machine goes before advice for any.
     chosen.sort(key=lambda advice: not advice.conditions)
     return tuple(fix_of(advice, known) for advice in chosen)

@@ -70,6 +70,11 @@ class Candidate:
     def cause(self) -> str:
         return self.failure.cause
 
+    @property
+    def evidence(self) -> str:
+        """The lines as one text."""
+        return "\n".join(line.text for line in self.lines)
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:

@@ -142,9 +142,9 @@ def recode(chunks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def whole_lines(chunks: Iterator[bytes]) -> Iterator[Block]:
-    """Cuts at the last newline of each chunk; what follows it belongs to the next block."""
+    """Cuts at the last newline of each chunk; what follows it belongs to the next block, or to this one at the end."""
     line = 1
-    rest = b""
+    ready = rest = b""
     for chunk in chunks:
         data = rest + chunk
         cut = data.rfind(b"\n") + 1
@@ -153,8 +153,9 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[Block]:
                 rest = data
                 continue
             cut = len(data)
-        rest = data[cut:]
-        yield Block(clean(data[:cut]), line)
-        line += data.count(b"\n", 0, cut)
-    if rest:
-        yield Block(clean(rest), line)
+        if ready:
+            yield Block(clean(ready), line)
+            line += ready.count(b"\n")
+        ready, rest = data[:cut], data[cut:]
+    if ready or rest:
+        yield Block(clean(ready + rest), line)

@@ -30,13 +30,15 @@ HITS_PER_PHRASE = 24
 LAST_HITS = 8
 LONGEST_UNIT = 2400
 WRAPPED = " " * 8
+LONGEST_ANSWER = 16  # bytes: "False", "0", "None"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of the log (`number` from 1; 0 for a fact that was given beside the log) and its text.
 
-    `joined`, if not empty, is the line before and this one: so far indented as loggers do that wrap their messages.
+    `joined`, if not empty, is the line with its neighbours, where those belong to it: the line before, if this one is
+    indented as far as loggers do that wrap their messages, and the line after, if that is as short as an answer.
     """
 
     number: int
@@ -147,10 +149,15 @@ class _Lines:
         end = feed if feed >= 0 else end
         shown = self.block.data[max(begin, at - LONGEST_UNIT // 2) : min(end, at + LONGEST_UNIT)]
         text = shown.decode("utf-8", "replace")
-        joined = ""
+        parts = [text]
         if place and text.startswith(WRAPPED):
             previous = self.block.data[self.newlines[place - 2] + 1 if place > 1 else 0 : begin - 1]
-            joined = f"{previous[-LONGEST_UNIT:].decode('utf-8', 'replace').rstrip()} {text.lstrip()}"
+            parts = [previous[-LONGEST_UNIT:].decode("utf-8", "replace").rstrip(), text.lstrip()]
+        if place < len(self.newlines):
+            following = self.newlines[place + 1] if place + 1 < len(self.newlines) else len(self.lower)
+            if following - self.newlines[place] <= LONGEST_ANSWER:
+                parts.append(self.block.data[self.newlines[place] + 1 : following].decode("utf-8", "replace").strip())
+        joined = " ".join(parts) if len(parts) > 1 else ""
         return Line(self.block.first_line + place, text, joined), end
 
     def wrapped_with(self, phrase: bytes) -> Line | None:

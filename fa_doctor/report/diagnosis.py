@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Any
 
 from fa_doctor.diagnosis.advice import fill, fixes_for, placeholders
@@ -17,6 +18,7 @@ SCHEMA = "fa-doctor/diagnosis/1"
 # A second candidate at least this share as likely as the first makes it worth telling them apart.
 RIVAL = 0.25
 GUESSES = 3
+WIDTH = 110
 
 
 def next_command(explanation: Explanation, known: Knowledge) -> tuple[str, str] | None:
@@ -62,7 +64,7 @@ def candidate_json(candidate: Candidate, explanation: Explanation, known: Knowle
         "title": failure.title,
         "explanation": failure.explanation,
         "evidence": evidence,
-        "fixes": [fix_json(fix) for fix in fixes_for(failure, explanation.context.values())],
+        "fixes": [fix_json(fix) for fix in fixes_for(failure, explanation.context.values(), candidate.evidence)],
         "failure": failure.id,
         "tracker": known.causes[candidate.cause].tracker,
         "confirm": {"run": fill(failure.run, names), "tells": failure.tells} if failure.run else None,
@@ -104,7 +106,7 @@ def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
     if first:
         yield f"{first.failure.title}  [{first.cause}, {first.confidence:.0%}]"
         yield ""
-        yield f"  {first.failure.explanation}"
+        yield from wrap(first.failure.explanation, WIDTH, initial_indent="  ", subsequent_indent="  ")
         yield ""
         yield from evidence_lines(first)
         yield from fix_lines(first, explanation)
@@ -122,11 +124,11 @@ def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
         yield ""
     following = next_command(explanation, known)
     if following:
-        yield "" if not first else "To be sure, run:"
         if not first:
-            yield "To tell them apart, run:"
+            yield ""
+        yield "To be sure, run:" if first else "To tell them apart, run:"
         yield f"    {following[0]}"
-        yield f"  {following[1]}"
+        yield from wrap(following[1], WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
 def evidence_lines(candidate: Candidate, most: int = 5, indent: str = "    ") -> Iterator[str]:
@@ -140,7 +142,7 @@ def evidence_lines(candidate: Candidate, most: int = 5, indent: str = "    ") ->
 def fix_lines(candidate: Candidate, explanation: Explanation) -> Iterator[str]:
     yield ""
     yield "What to do:"
-    for number, fix in enumerate(fixes_for(candidate.failure, explanation.context.values()), 1):
+    for number, fix in enumerate(fixes_for(candidate.failure, explanation.context.values(), candidate.evidence), 1):
         needs = f"  (needs {fix.needs.value})" if fix.needs else ""
         yield f"  {number}. {fix.title}{needs}"
         for command in fix.commands:

@@ -32,6 +32,13 @@ HARMFUL = {
 }
 
 
+# Words that hold every condition on the evidence.
+EVERYTHING = (
+    "vllm backend flash_attn_interface head_dim fp8e4nv triton.ops kernel arguments ray /dev/shm flash attention"
+    " site-packages/other"
+)
+
+
 def all_fixes() -> list[tuple[Failure, Fix]]:
     """Every fix of every failure, filled for machines of several kinds, so that every condition holds somewhere."""
     machines = [
@@ -52,7 +59,8 @@ def all_fixes() -> list[tuple[Failure, Fix]]:
         context = context_from_mapping(machine)
         derive(context)
         for failure in FAILURES:
-            found += [(failure, fix) for fix in fixes_for(failure, context.values())]
+            for evidence in ("", EVERYTHING):
+                found += [(failure, fix) for fix in fixes_for(failure, context.values(), evidence)]
     return found
 
 
