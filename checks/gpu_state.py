@@ -40,7 +40,9 @@ def responds(machine: Machine) -> Verdicts:
         return unknown(
             f"{hung[0].name} does not return, and nothing else shows a GPU", Evidence(hung[0].name, hung[0].said)
         )
-    if (hung and seen) or driver.stuck_processes or driver.unanswered or (lines and lines[-1].kind == "hang"):
+    answered = [tool.name for tool in gpus.tools if tool.state == "ok"]
+    logged = bool(lines) and lines[-1].kind == "hang" and not answered
+    if (hung and seen) or driver.stuck_processes or driver.unanswered or logged:
         what = "the kernel log ends with a GPU that hangs"
         if hung:
             what = f"the kernel shows the GPU, but {hung[0].name} does not return"
@@ -57,7 +59,7 @@ def responds(machine: Machine) -> Verdicts:
         )
     if lines:
         return warned(
-            "the GPU was reset since the machine was started",
+            "the GPU hung or was reset since the machine was started",
             *evidence,
             cause="gpu-hang-or-reset",
             detail="It works again. If it happens again, look at what ran then, at the firmware and the power supply.",
@@ -65,7 +67,6 @@ def responds(machine: Machine) -> Verdicts:
         )
     if not seen:
         return skipped("no GPU is known")
-    answered = [tool.name for tool in gpus.tools if tool.state == "ok"]
     return passed(f"{answered[0]} answers" if answered else "nothing shows that the GPU is stuck")
 
 

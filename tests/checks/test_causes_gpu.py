@@ -594,3 +594,11 @@ def test_a_container_with_one_of_eight_gpus_is_well(tmp_path: Path) -> None:
     assert len(found.gpus.known) == 1
     assert set(found.gpus.withheld) == set(range(3, 10))
     assert [one for one in findings if one.id[:3] in ("GPU", "DRV") and one.status in (FAIL, WARN)] == []
+
+
+def test_a_hang_of_the_past_is_a_warning_where_rocminfo_answers_now(tmp_path: Path) -> None:
+    machine = hang_in_the_log()
+    machine.commands[("rocminfo",)] = "Agent 1\n  Name: gfx1100\n  Device Type: GPU\n  Node: 1\n"
+    _, findings = examine(machine, tmp_path)
+    assert trouble(findings) == {"GPU007": "gpu-hang-or-reset"}
+    assert [found.status for found in findings if found.id == "GPU007"] == [WARN]
