@@ -16,6 +16,7 @@ TOPICS: tuple[str, ...] = (
     "torch",
     "triton",
     "libraries",
+    "imports",
     "compiler",
     "variables",
     "flash_attention",

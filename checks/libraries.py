@@ -15,9 +15,7 @@ from fa_doctor.diagnosis.library_fixes import (
 from fa_doctor.diagnosis.model import (
     Evidence,
     Fix,
-    Level,
     Safety,
-    Status,
     Verdict,
     failed,
     passed,
@@ -32,9 +30,15 @@ from fa_doctor.diagnosis.remedies import (
     set_variable,
     unset_variable,
 )
-from fa_doctor.facts.libraries import LinkedFile, RocmLibrary, is_rocm_library, same_release, stem_of
+from fa_doctor.facts.libraries import (
+    LinkedFile,
+    RocmLibrary,
+    distinct_releases,
+    is_rocm_library,
+    same_release,
+    stem_of,
+)
 from fa_doctor.facts.linker import Rule
-from fa_doctor.facts.loaded import Failure, Loaded, MappedLibrary
 from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.system_packages import package_names
 
@@ -232,80 +236,6 @@ def triton_hip(machine: Machine) -> Verdicts:
     return passed(f"Triton {triton.version} takes {search.path}", Evidence(search.rule, search.path))
 
 
-@check(
-    "LIB201",
-    "libraries.import",
-    rests_on=("TOR101", "LIB001"),
-    causes=("rocm-library-missing", "rocm-library-conflict", "glibc-or-libstdcxx-too-old", "python-headers-missing"),
-    level=Level.STANDARD,
-)
-def imports(machine: Machine) -> Verdicts:
-    """torch and Triton are really imported by the target Python, and torch lists its devices.
-
-    Why it matters: this is what a program does first. A child process does it, so that a crash or a hang of a driver
-    costs only the child.
-    How to fix: read the last lines of what it said; `fa-doctor explain` names the cause of many of them.
-    Sources: the child's own output.
-    """
-    loaded = machine.loaded
-    if machine.torch is None:
-        return skipped("torch is not installed")
-    if loaded is None or loaded.state == "not run":
-        return unknown("the import was not tried: nothing can be run on this machine")
-    if loaded.torch_error is not None:
-        return _import_failed(machine, "torch", loaded.torch_error, loaded)
-    if loaded.state in ("crashed", "hung", "died", "garbage") and loaded.torch_version is None:
-        return Verdict(Status.FAIL, f"`import torch` {_ending(loaded)}", _explain(loaded), evidence=_said(loaded))
-    if machine.triton is not None and loaded.triton_error is not None:
-        return _import_failed(machine, "triton", loaded.triton_error, loaded)
-    if loaded.state != "ended":
-        what = "counting the GPUs with torch" if loaded.step == "asking" else f"after the step {loaded.step}, torch"
-        gpu = bool(machine.gpus.known)
-        cause = "gpu-hang-or-reset" if loaded.state == "hung" and gpu else None
-        return Verdict(Status.FAIL, f"{what} {_ending(loaded)}", _explain(loaded), cause, _said(loaded))
-    said = f"torch {loaded.torch_version}, {loaded.device_count if loaded.device_count is not None else '?'} device(s)"
-    evidence = Evidence(f"{machine.python.executable} -c 'import torch, triton'", said)
-    if loaded.device_error is not None:
-        return _import_failed(machine, "the list of devices", loaded.device_error, loaded)
-    return passed(f"the target Python imports torch{' and Triton' if loaded.triton_version else ''}", evidence)
-
-
-@check(
-    "LIB202",
-    "libraries.mapped",
-    rests_on=("LIB201",),
-    causes=("rocm-library-conflict",),
-    level=Level.STANDARD,
-)
-def mapped(machine: Machine) -> Verdicts:
-    """The process that imported torch has the ROCm libraries of one release in its memory, each of them once.
-
-    Why it matters: /proc/self/maps says what is really loaded, whatever paths and variables promise. Two releases in
-    one process are a fault even where nothing has crashed yet.
-    How to fix: as in LIB002; the evidence names the files.
-    Sources: proc(5); /proc/self/maps of the child.
-    """
-    loaded = machine.loaded
-    if loaded is None or not loaded.libraries:
-        return skipped("no ROCm library was mapped")
-    libraries = [lib for lib in loaded.libraries if not (machine.system.wsl and lib.stem == "libhsa-runtime64")]
-    facts = [Evidence("/proc/self/maps", f"{lib.path} (ROCm {lib.release or '?'})") for lib in libraries[:8]]
-    releases = _distinct(lib.release for lib in libraries)
-    if len(releases) > 1:
-        return failed(
-            f"ROCm {' and '.join(releases)} are in one process",
-            *facts,
-            cause="rocm-library-conflict",
-            fixes=unmix(machine, _outside_torch(machine, libraries), "LIB202"),
-        )
-    twice = sorted({lib.stem for lib in libraries if sum(other.stem == lib.stem for other in libraries) > 1})
-    if twice:
-        return warned(
-            f"{', '.join(twice)} is in the process twice, from different files", *facts, cause="rocm-library-conflict"
-        )
-    return passed(f"the process has ROCm {releases[0] if releases else ''} only".replace("  ", " "), *facts)
-
-
 def _judged(machine: Machine, libraries: Iterable[RocmLibrary]) -> list[RocmLibrary]:
     """All that must be of one release. Under WSL the HSA runtime is that of the system, whatever torch carries."""
     return [lib for lib in libraries if not (machine.system.wsl and lib.stem == "libhsa-runtime64")]
@@ -318,15 +248,6 @@ def _odd_ones(libraries: list[RocmLibrary]) -> list[RocmLibrary]:
         return []
     main = max(known, key=lambda lib: sum(same_release(lib.release, other.release) for other in known))
     return [library for library in known if not same_release(library.release, main.release)]
-
-
-def _distinct(releases: Iterable[str | None]) -> list[str]:
-    """The releases that cannot be the same: "6.4" beside "6.4.1" counts once, as the longer."""
-    found: list[str] = []
-    for release in sorted(filter(None, set(releases)), key=lambda text: -text.count(".")):
-        if not any(same_release(release, other) for other in found):
-            found.append(release)
-    return sorted(found)
 
 
 def _core(libraries: Iterable[RocmLibrary]) -> list[RocmLibrary]:
@@ -342,7 +263,7 @@ def _where(library: RocmLibrary) -> Evidence:
 
 
 def _release_text(libraries: Iterable[RocmLibrary]) -> str:
-    releases = _distinct(library.release for library in libraries)
+    releases = distinct_releases(library.release for library in libraries)
     return f"of ROCm {releases[0]}" if releases else "of one place"
 
 
@@ -378,41 +299,3 @@ def _let_triton_find(machine: Machine) -> tuple[Fix, ...]:
             names = package_names("hip-headers-of-distribution" if own else "hip-headers-of-amd")
             fixes.append(install_system_packages(machine, title, names, proof="LIB101"))
     return tuple(fixes)
-
-
-def _outside_torch(machine: Machine, libraries: Iterable[MappedLibrary]) -> list[str]:
-    folder = f"{machine.torch.folder}/" if machine.torch else "/nowhere/"
-    return [library.path for library in libraries if not library.path.startswith(folder)]
-
-
-def _import_failed(machine: Machine, what: str, failure: Failure, loaded: Loaded) -> Verdict:
-    """A failed import, with the cause where its text is one that only one cause has."""
-    text = failure.text
-    cause = None
-    fixes: tuple[Fix, ...] = ()
-    if "cannot open shared object file" in text and is_rocm_library(text.partition(":")[2].strip().split(":")[0]):
-        cause = "rocm-library-missing"
-    elif "undefined symbol" in text and any(is_rocm_library(word.rstrip(":,")) for word in text.split()):
-        cause = "rocm-library-conflict"
-        fixes = unmix(machine, [lib.path for lib in loaded.libraries], "LIB201")
-    elif "GLIBC" in text and "not found" in text:
-        cause = "glibc-or-libstdcxx-too-old"
-    title = f"importing {what} fails" if what in ("torch", "triton") else f"{what} cannot be had from torch"
-    evidence = tuple(Evidence(f"import {what}", line) for line in failure.lines[-4:]) or _said(loaded)
-    return Verdict(Status.FAIL, title, _explain(loaded), cause, evidence, fixes)
-
-
-def _ending(loaded: Loaded) -> str:
-    if loaded.state == "crashed":
-        return f"was killed by {loaded.signal}"
-    if loaded.state == "hung":
-        return f"did not end within {loaded.duration_s:.0f} s"
-    return f"ended the process with status {loaded.returncode}"
-
-
-def _explain(loaded: Loaded) -> str:
-    return "`fa-doctor explain` reads a whole log and names the cause of many such errors." if loaded.said else ""
-
-
-def _said(loaded: Loaded) -> tuple[Evidence, ...]:
-    return tuple(Evidence("the child's standard error", line) for line in loaded.said[-6:])

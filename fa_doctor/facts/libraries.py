@@ -23,6 +23,7 @@ __all__ = [
     "LinkedFile",
     "MissingLibrary",
     "RocmLibrary",
+    "distinct_releases",
     "gather",
     "is_rocm_library",
     "same_release",
@@ -160,6 +161,15 @@ def same_release(one: str | None, other: str | None) -> bool:
         return True
     pairs = list(zip(one.split("."), other.split("."), strict=False))
     return all(left == right for left, right in pairs)
+
+
+def distinct_releases(releases: Iterable[str | None]) -> list[str]:
+    """The releases that cannot be the same: "6.4" beside "6.4.1" counts once, as the longer."""
+    found: list[str] = []
+    for release in sorted(filter(None, set(releases)), key=lambda text: -text.count(".")):
+        if not any(same_release(release, other) for other in found):
+            found.append(release)
+    return sorted(found)
 
 
 def gather(host: Host, python: Python, packages: Packages, installs: Sequence[RocmInstall] | None) -> Libraries:

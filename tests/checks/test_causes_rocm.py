@@ -403,7 +403,7 @@ def deep(machine: Staged, folder: Path) -> dict[str, Finding]:
 def test_a_real_import_that_is_well(tmp_path: Path) -> None:
     machine = mi300x(1)
     found = deep(imported(machine, *steps_of(machine)), tmp_path)
-    assert (found["LIB201"].status, found["LIB202"].status) == (Status.PASS, Status.PASS)
+    assert {found[id].status for id in ("LIB201", "LIB202", "LIB203")} == {Status.PASS}
 
 
 def test_two_releases_in_the_process(tmp_path: Path) -> None:
@@ -425,10 +425,14 @@ def test_the_hsa_runtime_of_wsl_is_no_second_release(tmp_path: Path) -> None:
 
 def test_an_import_that_fails(tmp_path: Path) -> None:
     machine = rx7900xtx()
-    error = {"type": "OSError", "lines": ["OSError: libhipsparselt.so.0: cannot open shared object file: No such file"]}
+    error = {
+        "type": "OSError",
+        "lines": ["OSError: libhipsparselt.so.0: cannot open shared object file: No such file or directory"],
+    }
     found = deep(imported(machine, {"step": "torch", "error": error}, {"step": "end"}), tmp_path / "a")
     assert (found["LIB201"].status, found["LIB201"].verdict.cause) == (Status.FAIL, MISSING)
     assert found["LIB202"].status is Status.SKIP
+    assert found["LIB201"].verdict.fixes
     machine = rx7900xtx()
     error = {"type": "ImportError", "lines": ["ImportError: cannot import name 'x' from 'y'"]}
     found = deep(imported(machine, {"step": "torch", "error": error}, {"step": "end"}), tmp_path / "b")
@@ -442,19 +446,30 @@ def test_a_child_that_dies_or_hangs(tmp_path: Path) -> None:
         "with status 9": {"returncode": 9},
     }
     for number, (words, ending) in enumerate(endings.items()):
-        machine = rx7900xtx()
-        steps = steps_of(machine)[:5]
-        host_folder = tmp_path / str(number)
-        imported(machine, *steps)
-        machine.open(host_folder)
-        log = json.loads((host_folder / "recording.json").read_text())
-        for command in log["commands"]:
-            if command["argv"][-1] == CHILD:
-                command.update(ending, stderr="Fatal Python error: Segmentation fault\n")
-        found = findings_of(host_folder, log)
-        assert found["LIB201"].status is Status.FAIL
-        assert words in found["LIB201"].verdict.title
-        assert found["LIB201"].verdict.evidence
+        for reached, id in ((1, "LIB201"), (2, "LIB201"), (5, "LIB203")):
+            machine = rx7900xtx()
+            folder = tmp_path / f"{number}-{reached}"
+            imported(machine, *steps_of(machine)[:reached]).open(folder)
+            log = json.loads((folder / "recording.json").read_text())
+            for command in log["commands"]:
+                if command["argv"][-1] == CHILD:
+                    command.update(ending, stderr="Fatal Python error: something\n")
+            found = findings_of(folder, log)
+            assert found[id].status is Status.FAIL
+            assert words in found[id].verdict.title
+            assert found[id].verdict.evidence
+            if (id, words) == ("LIB203", "did not end"):
+                assert found[id].verdict.cause == "gpu-hang-or-reset"
+
+
+def test_a_torch_that_sees_no_gpu(tmp_path: Path) -> None:
+    machine = rx7900xtx()
+    steps = steps_of(machine)
+    steps[5] = {"step": "devices", "available": False, "count": 0, "arch_list": ["gfx1100"]}
+    found = deep(imported(machine, *steps), tmp_path)
+    assert found["LIB201"].status is Status.PASS
+    assert found["LIB203"].status is Status.FAIL
+    assert "torch sees no GPU" in found["LIB203"].verdict.title
 
 
 def findings_of(folder: Path, log: dict[str, object]) -> dict[str, Finding]:
