@@ -14,7 +14,6 @@ import triton.language as tl
 __all__ = [
     "INTERPRETED",
     "TRITON_VERSION",
-    "dependent_launch",
     "device_guard",
     "interpreting",
     "target_name",
@@ -69,11 +68,6 @@ def tile_descriptors(target: str, block: int, block_d: int, *tensors: torch.Tens
         if x.itemsize != 2 or x.data_ptr() % 16 or (b | s | h) % 8 or x.numel() == 0:
             return none
     return [TensorDescriptor(x, list(x.shape), list(x.stride()), [1, block, 1, block_d]) for x in tensors]
-
-
-def dependent_launch(target: str) -> bool:
-    """Whether a kernel may be launched before the one that it waits for has ended (CUDA's programmatic dependent launch)."""
-    return target.startswith("sm_") and int(target[3:]) >= 90 and hasattr(tl.extra.cuda, "gdc_wait")
 
 
 def device_guard(tensor: torch.Tensor) -> AbstractContextManager[Any]:

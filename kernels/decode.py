@@ -23,7 +23,7 @@ import triton.language as tl
 
 from . import tuning
 from .call import Call
-from .compat import dependent_launch, device_guard, target_name
+from .compat import device_guard, target_name
 from .config import Config
 from .primitives import LN2, LOG2E, LOWEST, edge_block, in_sight, key_blocks, matmul, narrow, scores_log2
 
@@ -110,15 +110,21 @@ def attend_to_tile(
         qk = tl.sum(q[:, None, :].to(tl.float32) * k[None, :, :].to(tl.float32), 2)
     else:
         qk = matmul(q, tl.trans(k), tl.zeros([q.shape[0], lane_n.shape[0]], tl.float32), EXACT)
-    s = scores_log2(
-        qk, queries[:, None], cols[None, :], shift, scale_log2, softcap, slope[:, None], SOFTCAP, ALIBI, EXACT
-    )
+    if SOFTCAP or ALIBI:
+        qk = scores_log2(
+            qk, queries[:, None], cols[None, :], shift, scale_log2, softcap, slope[:, None], SOFTCAP, ALIBI, EXACT
+        )
     if MASK:
         seen = in_sight(queries[:, None], cols[None, :], shift, left, right, 0, total, LEFT, RIGHT, False)
-        s = tl.where(seen & inside[None, :], s, float("-inf"))
-    # -- online softmax: rescale what was summed by what the new maximum makes of the old one
-    new_max = tl.maximum(row_max, tl.max(s, 1))
-    p = tl.exp2(s - new_max[:, None])
+        qk = tl.where(seen & inside[None, :], qk, float("-inf"))
+    # -- online softmax: rescale what was summed by what the new maximum makes of the old one. Where the score is only
+    #    scaled, scale and subtraction are one multiply-add: one instruction, and one rounding of a small number
+    if SOFTCAP or ALIBI:
+        new_max = tl.maximum(row_max, tl.max(qk, 1))
+        p = tl.exp2(qk - new_max[:, None])
+    else:
+        new_max = tl.maximum(row_max, tl.max(qk, 1) * scale_log2)
+        p = tl.exp2(qk * scale_log2 - new_max[:, None])
     alpha = tl.exp2(row_max - new_max)
     row_sum = row_sum * alpha + tl.sum(p, 1)
     # -- output: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
@@ -232,7 +238,6 @@ def decode_kernel(
     RIGHT: tl.constexpr,
     SOFTCAP: tl.constexpr,
     SPLIT: tl.constexpr,
-    EARLY: tl.constexpr,  # the kernel that combines the splits is launched already, and waits for this one to end
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
     VECTOR: tl.constexpr = False,
@@ -245,8 +250,6 @@ def decode_kernel(
     PAGED: tl.constexpr = BlockTable is not None
     ALIBI: tl.constexpr = Slopes is not None
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
     # -- which rows
     split = tl.program_id(0) % num_splits
     first_row = (tl.program_id(0) // num_splits) * BLOCK_M
@@ -340,8 +343,6 @@ def combine_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
-    BLOCK_CHUNK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     """One program: one row. out = sum of part_s exp(lse_s - lse), where lse = log of the sum of exp(lse_s)."""
     row = tl.program_id(0).to(tl.int64)
@@ -349,28 +350,28 @@ def combine_kernel(
     head = row // seqlen_q % heads
     batch = row // seqlen_q // heads
 
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-    # -- the common sum; parts without keys have -inf and weigh nothing
-    lane_s = tl.arange(0, BLOCK_S).to(tl.int64)
-    lse_s = tl.load(PartsLse + lane_s * rows + row, mask=lane_s < num_splits, other=float("-inf"))
-    top = tl.maximum(tl.max(lse_s, 0), LOWEST)
-    total = tl.sum(tl.exp(lse_s - top), 0)
-    empty = total == 0.0
-    lse = top + tl.log(tl.where(empty, 1.0, total))
-    tl.store(Lse + row, tl.where(empty, float("inf"), lse))
-
-    # -- the weighted parts, [BLOCK_CHUNK, BLOCK_D] at a time
+    # -- BLOCK_S parts at a time, [BLOCK_S, BLOCK_D]; those without keys have -inf and weigh nothing
     dims = tl.arange(0, BLOCK_D)
+    top = LOWEST
+    total = 0.0
     out = tl.zeros([BLOCK_D], tl.float32)
-    for first in range(0, num_splits, BLOCK_CHUNK):
-        lane = (first + tl.arange(0, BLOCK_CHUNK)).to(tl.int64)
+    for first in range(0, num_splits, BLOCK_S):
+        lane = (first + tl.arange(0, BLOCK_S)).to(tl.int64)
         real = lane < num_splits
-        weight = tl.exp(tl.load(PartsLse + lane * rows + row, mask=real, other=float("-inf")) - lse)
+        lse = tl.load(PartsLse + lane * rows + row, mask=real, other=float("-inf"))
         p_part = Parts + (lane * rows + row) * HEAD_DIM
         mask = real[:, None] & (dims < HEAD_DIM)[None, :]
         part = tl.load(p_part[:, None] + dims[None, :], mask=mask, other=0.0)
-        out += tl.sum(part * weight[:, None], 0)
+        new_top = tl.maximum(top, tl.max(lse, 0))
+        weight = tl.exp(lse - new_top)
+        shrink = tl.exp(top - new_top)
+        total = total * shrink + tl.sum(weight, 0)
+        out = out * shrink + tl.sum(part * weight[:, None], 0)
+        top = new_top
+    empty = total == 0.0
+    safe_total = tl.where(empty, 1.0, total)
+    out = out / safe_total
+    tl.store(Lse + row, tl.where(empty, float("inf"), top + tl.log(safe_total)))
     p_out = Out + batch * stride_ob + query * stride_om + head * stride_oh
     tl.store(p_out + dims, narrow(out, Out.dtype.element_ty), mask=dims < HEAD_DIM)
 
@@ -399,7 +400,8 @@ def choose_splits(programs: int, tiles: int, units: int, occupancy: int = 2) -> 
     programs: independent programs before splitting; tiles: key tiles of a sequence; units: compute units of the GPU;
     occupancy: programs a compute unit runs at once. The cost of s splits, in tile times, is the number of waves of
     programs times what one of them does: ceil(tiles / s) tiles and a start-up worth about 2; more than one split costs
-    a second kernel, whose work grows with s.
+    a second kernel, whose work grows with s. A split has at most 128 tiles where that many are allowed: shorter programs
+    even out sequences of unequal length, which cannot be asked for their lengths without waiting for the GPU.
     """
     slots = units * occupancy
 
@@ -408,7 +410,8 @@ def choose_splits(programs: int, tiles: int, units: int, occupancy: int = 2) -> 
         combine = 0.0 if splits == 1 else 4.0 + splits / 16.0
         return waves * (math.ceil(tiles / splits) + 2.0) + combine
 
-    return min(range(1, max(1, min(MAX_SPLITS, tiles)) + 1), key=cost)
+    fewest = min(MAX_SPLITS, math.ceil(tiles / 128))
+    return min(range(max(1, fewest), max(1, min(MAX_SPLITS, tiles)) + 1), key=cost)
 
 
 def compute_units(x: torch.Tensor) -> int:
@@ -485,6 +488,7 @@ def _launch(
     page_size = 0 if table is None else k_cache.shape[1]
     seqlen_cache = k_cache.shape[1] if table is None else table.shape[1] * page_size
     blocks = triton.cdiv(seqlen_q * group, tile.block_m)
+    # The scale is kept above 0: -inf * 0 would be NaN. A negative one never comes here (kvcache.py turns q's sign).
     reach = seqlen_cache
     if args.window_left >= 0 and args.window_right >= 0:
         reach = min(reach, args.window_left + args.window_right + seqlen_q)
@@ -499,7 +503,6 @@ def _launch(
         parts_lse = torch.empty((splits, batch, heads, seqlen_q), dtype=torch.float32, device=q.device)
         strides_out = (parts.stride(0), parts.stride(1), parts.stride(3), parts.stride(2))
     gather = table is not None and page_size % tile.block_n != 0
-    early = splits > 1 and dependent_launch(target)
     decode_kernel[(blocks * splits, heads_k, batch)](
         q, k_cache, v_cache, parts, parts_lse,
         args.cache_seqlens, args.cache_batch_idx, args.cache_leftpad, table, slopes,
@@ -508,17 +511,16 @@ def _launch(
         0 if table is None else table.stride(0),
         0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
         group, seqlen_q, seqlen_cache, args.seqlen_new, page_size, splits,
-        args.window_left, args.window_right, args.softmax_scale * math.log2(math.e), args.softcap,
+        args.window_left, args.window_right, max(args.softmax_scale * math.log2(math.e), 1e-30), args.softcap,
         HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
         GATHER=page_size if gather else 0,
         LEFT=args.window_left >= 0, RIGHT=args.window_right >= 0, SOFTCAP=args.softcap > 0,
-        SPLIT=splits > 1, EARLY=early, EXACT=q.dtype == torch.float32,
+        SPLIT=splits > 1, EXACT=q.dtype == torch.float32,
         WIDE=(tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31,
         num_warps=tile.num_warps, num_stages=tile.num_stages, **tile.options,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(rows,)](
             parts, parts_lse, out, lse, *out.stride()[:3], splits, seqlen_q, heads, rows,
-            HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_S=MAX_SPLITS, BLOCK_CHUNK=16, EARLY=early,
-            num_warps=4, **({"launch_pdl": True} if early else {}),
+            HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_S=32, num_warps=4,
         )  # fmt: skip

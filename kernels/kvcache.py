@@ -284,6 +284,8 @@ def _kvcache_forward(
             rotary_interleaved,
             alibi_slopes,
         )
+    if softmax_scale < 0:
+        q, softmax_scale = -q, -softmax_scale
     if rotary_cos is not None and rotary_sin is not None and cache_seqlens is not None:
         q = apply_rotary(
             q,

@@ -151,7 +151,8 @@ def plain(case: Case, arguments: dict[str, Any], dtype: torch.dtype) -> tuple[to
                 at = at + torch.arange(case.seqlen_q, device=q.device)
             q_b = turn(q_b, arguments["rotary_cos"], arguments["rotary_sin"], at, case.interleaved)
         k, v = (x.repeat_interleave(case.heads // case.heads_k, dim=1).transpose(0, 1) for x in (k, v))
-        scores = q_b.to(dtype).transpose(0, 1) @ k.transpose(1, 2) * case.head_dim**-0.5  # (heads, seqlen_q, keys)
+        scale = arguments.get("softmax_scale", case.head_dim**-0.5)
+        scores = q_b.to(dtype).transpose(0, 1) @ k.transpose(1, 2) * scale  # (heads, seqlen_q, keys)
         softcap = arguments.get("softcap", 0.0)
         if softcap:
             scores = torch.tanh(scores / softcap) * softcap
@@ -247,6 +248,8 @@ FEATURES = {
     "softcap-float32": Case(seqlen_q=2, dtype=FLOAT, options={"softcap": 15.0}),
     "alibi": Case(seqlen_q=3, alibi=True, dtype=FLOAT),
     "alibi-causal-leftpad": Case(seqlen_q=3, alibi=True, leftpad=(3, 9), options={"causal": True}),
+    "scale-negative": Case(options={"softmax_scale": -0.2}),
+    "scale-zero": Case(lengths=(40, 0), dtype=FLOAT, options={"softmax_scale": 0.0}),
     "splits-2": Case(options={"num_splits": 2}),
     "splits-beyond-tiles": Case(options={"num_splits": 7}, lengths=(90, 1), dtype=FLOAT),
     "splits-not-cut": Case(options={"num_splits": 1}, capacity=300, lengths=(299, 130)),
