@@ -19,6 +19,8 @@ from fa_doctor.host import CommandOutput, Host, Problem
 __all__ = ["QUESTION", "Answer", "Distribution", "Python", "gather", "parse_answer", "parse_pyvenv_cfg"]
 
 _DEADLINE_S = 3.0  # after which an interpreter that says nothing is taken to hang
+# Where uv and pipx keep the environments of tools. `uvx fa-doctor` puts its own first on PATH: it is not what is meant.
+_TOOL_ENVIRONMENT = re.compile(r"/uv/(archive-v\d+|tools|environments-v\d+)/|/pipx/(venvs|\.cache)/")
 _PTH_LIMIT = 64  # .pth files of one folder that are followed
 
 # Asked of the target with -I (no PYTHON* variables, no user site) and -S (no site, so no .pth code of packages runs).
@@ -202,6 +204,9 @@ def _choose(host: Host, python: str | None) -> tuple[str | None, str]:
             if host.exists(f"{folder}/bin/{name}"):
                 return f"{folder}/bin/{name}", f"the active environment ({variable}={folder})"
     found = host.which("python3")
+    if found and _TOOL_ENVIRONMENT.search(found):
+        others = (f"{folder}/python3" for folder in environ.get("PATH", "").split(":") if folder.startswith("/"))
+        found = next((path for path in others if not _TOOL_ENVIRONMENT.search(path) and host.exists(path)), found)
     if found:
         return found, "python3 on PATH"
     if host.kind == "live":

@@ -93,6 +93,11 @@ def test_rules_of_choice(tmp_path: Path) -> None:
     assert chosen("conda", {"CONDA_PREFIX": "/conda"}) == "/conda/bin/python"
     assert chosen("gone", {"VIRTUAL_ENV": "/deleted"}) == "/usr/bin/python3"
     assert chosen("path", {}) == "/usr/bin/python3"
+    own = "/home/me/.cache/uv/archive-v0/k_PjubRM/bin"
+    files[f"{own}/python3"] = ""
+    which["python3"] = f"{own}/python3"
+    assert chosen("uvx", {"PATH": f"{own}:/usr/local/bin:/usr/bin"}) == "/usr/bin/python3"
+    assert chosen("uvx alone", {"PATH": own}) == f"{own}/python3"
     missing = python.gather(stage(tmp_path / "missing", files, environ={}), "/no/such/python")
     assert missing.executable is None
     assert missing.problem == "--python /no/such/python: there is no such program"
