@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Safety, Status, Verdict, failed, passed, skipped, unknown, warned
-from fa_doctor.diagnosis.remedies import new_environment, replace_packages, set_variable
+from fa_doctor.diagnosis.remedies import leave_python_path, new_environment, replace_packages, set_variable
 from fa_doctor.diagnosis.torch_choice import choose_torch, install_torch, pythons_for
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Companion, Torch
@@ -143,9 +143,16 @@ def build(machine: Machine) -> Verdicts:
         f"torch {torch.version} is a {'CUDA' if torch.build == 'cuda' else 'CPU'} build; it cannot use the AMD GPU",
         *torch.evidence,
         cause="torch-not-rocm",
-        detail=choice.problem or "",
-        fixes=install_torch(machine, choice, "TOR101"),
+        detail=" ".join(filter(None, (choice.problem, _hidden_torch(machine)))),
+        fixes=leave_python_path(machine, torch.folder, "TOR101") or install_torch(machine, choice, "TOR101"),
     )
+
+
+def _hidden_torch(machine: Machine) -> str:
+    """Another torch further on the search path, which the imported one hides."""
+    first, *rest = machine.python.find("torch") or (None,)
+    hidden = [found for found in rest if first is not None and found is not None and found.location != first.location]
+    return " ".join(f"It hides torch {found.version} in {found.location}." for found in hidden)
 
 
 @check("TOR102", "torch.architecture", rests_on=("TOR101", "GPU004", "GPU005"), causes=("gpu-arch-unsupported",))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Safety, Status, Verdict, failed, passed, skipped, unknown
-from fa_doctor.diagnosis.remedies import install_system_packages, replace_packages
+from fa_doctor.diagnosis.remedies import install_system_packages, leave_python_path, replace_packages
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch, Triton
 from fa_doctor.knowledge.stacks import stack_of_torch
@@ -118,7 +117,7 @@ def version(machine: Machine) -> Verdicts:
         *_wants(torch),
         cause="triton-version-mismatch",
         detail=detail,
-        fixes=_unshadow(machine, triton) or _reinstall(machine, triton, "TRI003"),
+        fixes=leave_python_path(machine, triton.folder, "TRI003") or _reinstall(machine, triton, "TRI003"),
     )
 
 
@@ -268,16 +267,6 @@ def _reinstall(machine: Machine, triton: Triton, proof: str) -> tuple[Fix, ...]:
     present = {owner.name for owner in triton.owners}
     remove = tuple(name for name in DISTRIBUTIONS if name in present)
     return _install_wanted(machine, machine.torch, proof, remove)
-
-
-def _unshadow(machine: Machine, triton: Triton) -> tuple[Fix, ...]:
-    """Where the imported folder stands before the installed one only because of PYTHONPATH: the line without it."""
-    place = (triton.folder or "").rpartition("/")[0]
-    if place not in machine.python.python_path:
-        return ()
-    rest = ":".join(folder for folder in machine.python.python_path if folder != place)
-    line = f"export PYTHONPATH={shlex.quote(rest)}" if rest else "unset PYTHONPATH"
-    return (Fix(f"Take {place}, which holds that Triton, out of PYTHONPATH", (line,), proof="TRI003"),)
 
 
 def _headers(machine: Machine) -> tuple[Fix, ...]:

@@ -29,6 +29,7 @@ __all__ = [
     "install_system_packages",
     "is_image_build",
     "join_groups",
+    "leave_python_path",
     "make_folder",
     "new_environment",
     "replace_packages",
@@ -153,6 +154,17 @@ def replace_packages(
         commands = [f"RUN {line}" for line in commands]
         title += " (in the Dockerfile of this image; without RUN it holds until this container ends)"
     return Fix(title, tuple(commands), undo, safety=safety, action=action, proof=proof)
+
+
+def leave_python_path(machine: Machine, module: str | None, proof: str) -> tuple[Fix, ...]:
+    """Where a module's folder is imported only because PYTHONPATH names the folder above it: the line without that.
+    Removing packages would take away the installed one, which is not the one that is imported."""
+    place = (module or "").rpartition("/")[0]
+    if place not in machine.python.python_path:
+        return ()
+    rest = ":".join(folder for folder in machine.python.python_path if folder != place)
+    line = f"export PYTHONPATH={shlex.quote(rest)}" if rest else "unset PYTHONPATH"
+    return (Fix(f"Take {place} out of PYTHONPATH", (line,), proof=proof),)
 
 
 def new_environment(machine: Machine, version: str, *, proof: str | None = None) -> Fix:

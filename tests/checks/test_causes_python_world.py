@@ -561,6 +561,22 @@ def test_exactly_the_cause_is_found(case: Case, tmp_path: Path) -> None:
         assert not any(forbidden in command for command in commands)
 
 
+def test_a_torch_that_hides_another_is_named(tmp_path: Path) -> None:
+    machine = mi300x()
+    machine.environ["PYTHONPATH"] = "/opt/wrong"
+    machine.distribution(
+        "torch",
+        "2.9.1",
+        owns={"torch/__init__.py": "", "torch/version.py": "__version__ = '2.9.1+cu128'\ncuda = '12.8'\nhip = None\n"},
+        site="/opt/wrong",
+    )
+    _, findings = examine(machine, tmp_path)
+    assert trouble(findings) == {"TOR101": "torch-not-rocm"}
+    (finding,) = [found for found in findings if found.id == "TOR101"]
+    assert f"It hides torch 2.9.1+rocm6.4 in {machine.site}." in finding.verdict.detail
+    assert _commands(finding) == ["Take /opt/wrong out of PYTHONPATH", "unset PYTHONPATH"]
+
+
 def test_kernels_that_were_tuned_before_need_no_variable(tmp_path: Path) -> None:
     machine = no_autotune()
     store = "/home/user/.cache/fa-doctor/tuning"
