@@ -13,6 +13,7 @@ import triton.language as tl
 
 __all__ = [
     "INTERPRETED",
+    "RUNS_COMPILED",
     "TRITON_VERSION",
     "device_guard",
     "interpreting",
@@ -28,6 +29,9 @@ def interpreting() -> bool:
     """Whether Triton was told to run kernels in its Python interpreter (read when the kernels are imported)."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
+
+# Whether a compiled kernel can be launched by itself with all arguments of the source, constants included.
+RUNS_COMPILED = TRITON_VERSION >= (3, 6) and not interpreting()
 
 # Triton's interpreter keeps bfloat16 as bit patterns and would multiply those: kernels ask this first.
 INTERPRETED = tl.constexpr(interpreting())
@@ -72,7 +76,9 @@ def tile_descriptors(target: str, block: int, block_d: int, *tensors: torch.Tens
 
 def device_guard(tensor: torch.Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device; this makes the tensor's device the current one."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.device)
 
 
 def target_name(tensor: torch.Tensor) -> str:

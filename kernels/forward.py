@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import compat, tuning
+from . import compat, launching, tuning
 from .call import RUNTIME_NUMBERS, Call
 from .primitives import (
     LN2,
@@ -307,33 +307,51 @@ def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=
         lse.fill_(float("inf"))
     if call.max_seqlen_q == 0:
         return out, lse
+    tensors = (q, k, v, cu_q, cu_k, block_table, slopes, rng_state, out, lse)
+    key = launching.plan_key("forward", call, *tensors[:-2])
+    plan = launching.known(key)
+    with compat.device_guard(q):
+        if plan is not None:
+            plan.again(tensors)
+        else:
+            launching.remember(key, _plan(call, *tensors))
+    return out, lse
+
+
+def _plan(call: Call, q, k, v, cu_q, cu_k, block_table, slopes, rng_state, out, lse):
+    """Launches the kernel; returns what it takes to do so again."""
+    batch, heads, head_dim = call.batch(q, cu_q), q.shape[-2], q.shape[-1]
     paged = block_table is not None
     target = compat.target_name(q)
-    q_strides, k_strides, v_strides, o_strides = (call.strides(x) for x in (q, k, v, out))
-    if paged:
-        k_strides, v_strides = k.stride()[:3], v.stride()[:3]
-    block_d = call.block_d(q.shape[-1])
+    block_d = call.block_d(head_dim)
+    k_strides, v_strides = (x.stride()[:3] if paged else call.strides(x) for x in (k, v))
 
     def launch(chosen):
+        plan = launching.Plan(
+            q=q, k=k, v=v, cu_q=cu_q, cu_k=cu_k, table=block_table, slopes=slopes, rng=rng_state, out=out, lse=lse
+        )
         block_n = call.block_n(chosen.block_n, k.shape[1] if paged else None)
-        grid = (triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,)
         k_tiles, v_tiles = (None, None) if paged else compat.tile_descriptors(target, block_n, block_d, k, v)
-        forward_kernel[grid](
-            q, k, v, k_tiles, v_tiles, out, lse, cu_q, cu_k, block_table, slopes, rng_state,
-            *q_strides, *k_strides, *v_strides, *o_strides,
-            *call.row_strides(lse),
-            block_table.stride(0) if paged else 0,
-            slopes.stride(0) if slopes is not None and slopes.dim() == 2 else 0,
-            heads, heads // k.shape[-2], call.max_seqlen_q, call.max_seqlen_k, k.shape[1] if paged else 0,
-            call.left, call.right, call.forward_scale_log2, call.softcap, call.keep_threshold, call.keep_scale,
-            HEAD_DIM=q.shape[-1], BLOCK_D=block_d, BLOCK_M=chosen.block_m, BLOCK_N=block_n,
-            PAGED=paged, WIDE=call.wide(max(chosen.block_m, block_n), q, k, v, out), TILES=k_tiles is not None,
-            PAIRS=chosen.pairs, **call.flags(q),
-            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+        plan.launch(
+            forward_kernel,
+            triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,
+            ("q", "k", "v", ("k", k_tiles), ("v", v_tiles), "out", "lse", "cu_q", "cu_k", "table", "slopes", "rng"),
+            (
+                *call.strides(q), *k_strides, *v_strides, *call.strides(out), *call.row_strides(lse),
+                block_table.stride(0) if paged else 0,
+                slopes.stride(0) if slopes is not None and slopes.dim() == 2 else 0,
+                heads, heads // k.shape[-2], call.max_seqlen_q, call.max_seqlen_k, k.shape[1] if paged else 0,
+                call.left, call.right, call.forward_scale_log2, call.softcap, call.keep_threshold, call.keep_scale,
+            ),
+            {
+                "HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_M": chosen.block_m, "BLOCK_N": block_n,
+                "PAGED": paged, "WIDE": call.wide(max(chosen.block_m, block_n), q, k, v, out),
+                "TILES": k_tiles is not None, "PAIRS": chosen.pairs, **call.flags(q),
+            },
+            {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages, **chosen.options},
         )  # fmt: skip
+        return plan
 
     features = call.features | ({"paged"} if paged else set())
     lengths = call.max_seqlen_q, call.max_seqlen_k
-    with compat.device_guard(q):
-        launch(tuning.pick(target, "forward", q.shape[-1], q.dtype, features, lengths, batch * heads, launch))
-    return out, lse
+    return launch(tuning.pick(target, "forward", head_dim, q.dtype, features, lengths, batch * heads, launch))

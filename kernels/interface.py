@@ -185,7 +185,8 @@ def flash_attn_varlen_func(
     q: (total_q, H, D); k, v: (total_k, Hk, D). cu_seqlens_q, cu_seqlens_k: int32 (B + 1,), where each sequence starts
     and the last ends; max_seqlen_q, max_seqlen_k: the longest. Sequences may be empty.
     block_table: int32 (B, pages a sequence): k and v are pages (P, page_size, Hk, D), page_size a multiple of 16, and
-    sequence b reads pages block_table[b] in this order. No gradients then.
+    sequence b reads pages block_table[b] in this order. There is no
+    backward pass then: it raises a RuntimeError.
 
     Returns out (total_q, H, D), with return_attn_probs also softmax_lse (H, total_q) and S_dmask (B, H, ., .).
     """
@@ -194,8 +195,6 @@ def flash_attn_varlen_func(
     validation.check_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table)
     batch = cu_seqlens_q.numel() - 1
     validation.check_slopes(alibi_slopes, batch, q.shape[1], q.device)
-    if block_table is not None and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise ValueError("attention over a paged cache (block_table) has no gradients; call it under torch.no_grad()")
     q, k, v = _autocast(q, k, v)
     left, right = _window(window_size, causal)
     rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None

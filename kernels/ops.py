@@ -274,7 +274,7 @@ def _autograd(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tenso
 attention_forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-class _EagerAttention(torch.autograd.Function):
+class _EagerAttention(torch.autograd.Function):  # type: ignore[misc]
     """The same two functions for ordinary eager calls, without the dispatcher's share of the time."""
 
     @staticmethod

@@ -28,7 +28,7 @@ import triton
 from . import compat
 from .config import Config, candidates, choose
 
-__all__ = ["Progress", "autotune_wanted", "pick", "searching", "shape_class", "store_path"]
+__all__ = ["Progress", "autotune_wanted", "in_progress", "pick", "searching", "shape_class", "store_path"]
 
 SCHEMA = "fa-doctor/tuning/1"
 _SOURCES = ("forward.py", "backward.py", "primitives.py", "decode.py")
@@ -43,6 +43,11 @@ _known: dict[Path, dict[str, Config]] = {}
 def autotune_wanted() -> bool:
     """Whether the user asked for a search (the variable that flash-attn's AMD kernels read, with the values it takes)."""
     return os.environ.get("FLASH_ATTENTION_TRITON_AMD_AUTOTUNE", "").lower() in ("1", "true", "yes", "on")
+
+
+def in_progress() -> bool:
+    """Whether calls are being searched for on purpose (`searching`)."""
+    return bool(_forced)
 
 
 def shape_class(
