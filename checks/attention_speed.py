@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Verdict, failed, passed, skipped, unknown, warned
-from fa_doctor.diagnosis.remedies import set_variable, unset_variable
+from fa_doctor.diagnosis.remedies import install_kernels, set_variable, unset_variable
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import FlashAttention
 from fa_doctor.knowledge.gpus import architecture
@@ -12,10 +12,7 @@ from fa_doctor.knowledge.gpus import architecture
 AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
 EXPERIMENTAL = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 _ON = ("1", "true", "yes")  # what flash-attn takes for "on", in any case; it is compared in lower case
-_BUNDLED = Fix(
-    "Or use the attention kernels of fa-doctor, which search on RDNA too",
-    ("fa-doctor install --attention bundled --replace",),
-)
+_BUNDLED = "Or use the attention kernels of fa-doctor, which search on RDNA too"
 
 
 @check(
@@ -60,7 +57,7 @@ def autotune(machine: Machine) -> Verdicts:
                 detail="Its search knows CDNA only: ValueError: Unknown Device Type.",
                 fixes=(
                     unset_variable(machine, AUTOTUNE, "Turn the search of flash_attn 2.8 off", proof="FAT005"),
-                    _BUNDLED,
+                    install_kernels(machine, _BUNDLED, proof="FAT005"),
                 ),
             )
         return skipped(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Safety, failed, passed, skipped, unknown, warned
-from fa_doctor.diagnosis.remedies import install_line, replace_packages, set_variable, uninstall_line
+from fa_doctor.diagnosis.remedies import install_kernels, install_line, replace_packages, set_variable, uninstall_line
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import FlashAttention
 from fa_doctor.knowledge.gpus import architecture, version_key
@@ -15,10 +15,7 @@ from fa_doctor.knowledge.stacks import recommendation_for
 
 ENABLE = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
 AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
-_BUNDLED = Fix(
-    "Or use the attention kernels of fa-doctor, which need no build and no variable",
-    ("fa-doctor install --attention bundled",),
-)
+_BUNDLED = "Or use the attention kernels of fa-doctor, which need no build and no variable"
 
 
 @check("FAT001", "flash_attention.installed", rests_on=("TOR101",), causes=("flash-attn-missing",))
@@ -26,8 +23,8 @@ def installed(machine: Machine) -> Verdicts:
     """flash_attn is installed.
 
     Why it matters: programs that import flash_attn stop without it, and those that ask whether it is there fall back
-    to a slower path. A plain `pip install flash-attn` wants nvcc, or builds for an hour.
-    How to fix: `fa-doctor install` builds and installs a flash_attn from its own Triton kernels within minutes.
+    to a slower path. A plain `pip install flash-attn` wants nvcc, or starts a long build.
+    How to fix: `fa-doctor install` builds and installs a flash_attn from its own Triton kernels: no C++ is compiled.
     Sources: Dao-AILab/flash-attention README.
     """
     torch = machine.torch
@@ -47,10 +44,8 @@ def installed(machine: Machine) -> Verdicts:
         return skipped(f"for {' and '.join(targets)} no attention kernels are worth installing: {advice}")
     wishes = list(_wishes(machine))
     fixes = (
-        Fix(
-            "Install the attention kernels of fa-doctor as flash_attn",
-            ("fa-doctor install --attention bundled",),
-            proof="FAT001",
+        install_kernels(
+            machine, "Install the attention kernels of fa-doctor as flash_attn", replace=False, proof="FAT001"
         ),
     )
     where = Evidence(", ".join(machine.python.search_path) or "the target Python", "no flash_attn there")
@@ -109,7 +104,7 @@ def extension(machine: Machine) -> Verdicts:
         detail=" ".join(f"{reason[0].upper()}{reason[1:]}." for reason in reasons[1:]),
         fixes=(
             _rebuild(machine, found),
-            Fix(_BUNDLED.title, ("fa-doctor install --attention bundled --replace",), proof="FAT002"),
+            install_kernels(machine, _BUNDLED, proof="FAT002"),
         ),
     )
 
@@ -204,7 +199,7 @@ def triton_release(machine: Machine) -> Verdicts:
         *evidence,
         cause="triton-version-mismatch",
         detail="ValueError: key contains names that are not kernel arguments.",
-        fixes=(Fix(_BUNDLED.title, ("fa-doctor install --attention bundled --replace",), proof="FAT004"), stay),
+        fixes=(install_kernels(machine, _BUNDLED, proof="FAT004"), stay),
     )
 
 
@@ -240,7 +235,7 @@ def aiter(machine: Machine) -> Verdicts:
                     ),
                     proof="FAT006",
                 ),
-                Fix(_BUNDLED.title, ("fa-doctor install --attention bundled --replace",), proof="FAT006"),
+                install_kernels(machine, _BUNDLED, proof="FAT006"),
             ),
         )
     if have is None:
@@ -298,7 +293,7 @@ def ignored_arguments(machine: Machine) -> Verdicts:
         *found.evidence,
         cause="unsupported-feature",
         detail="Only models that use these are concerned: their results are wrong.",
-        fixes=(Fix(_BUNDLED.title, ("fa-doctor install --attention bundled --replace",), proof="FAT007"),),
+        fixes=(install_kernels(machine, _BUNDLED, proof="FAT007"),),
     )
 
 

@@ -9,7 +9,7 @@ from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.resources import Place
 
 _MIB, _GIB = 1 << 20, 1 << 30
-_LEAST_FREE = 64 * _MIB  # what one session of autotuning attention writes into Triton's cache, and some
+_LEAST_FREE = 64 * _MIB  # our own limit: a search writes the code of hundreds of kernels
 _LITTLE_FREE = 1 * _GIB
 _BYTES_PER_JOB = 5 * _GIB  # what flash-attn's setup.py reckons for one compile job (v2.8.3)
 
@@ -175,8 +175,9 @@ def other_caches(machine: Machine) -> Verdicts:
 def memory(machine: Machine) -> Verdicts:
     """There is memory to import torch and compile kernels.
 
-    Why it matters: importing a ROCm torch and compiling attention kernels takes some 3 GB of main memory; a container
-    limit below that ends the process without a word (exit status 137).
+    Why it matters: a ROCm torch with its libraries and Triton's compiler need gigabytes of main memory; where a
+    container or a job may have less, the kernel ends the process without a word (exit status 137). Below 3 GiB, a
+    limit of our own, this warns.
     How to fix: raise the limit of the container or of the job.
     Sources: the cgroup limits that are in force.
     """

@@ -25,6 +25,7 @@ __all__ = [
     "as_root",
     "container_devices",
     "container_flags",
+    "install_kernels",
     "install_line",
     "install_system_packages",
     "is_image_build",
@@ -154,6 +155,12 @@ def replace_packages(
         commands = [f"RUN {line}" for line in commands]
         title += " (in the Dockerfile of this image; without RUN it holds until this container ends)"
     return Fix(title, tuple(commands), undo, safety=safety, action=action, proof=proof)
+
+
+def install_kernels(machine: Machine, title: str, *, replace: bool = True, proof: str | None = None) -> Fix:
+    """Installs the attention kernels of fa-doctor as flash_attn beside the torch and Triton that are there."""
+    line = f"fa-doctor install --python {target_python(machine)} --stack installed --attention bundled"
+    return Fix(title, (f"{line} --replace" if replace else line,), ("fa-doctor install --rollback",), proof=proof)
 
 
 def leave_python_path(machine: Machine, module: str | None, proof: str) -> tuple[Fix, ...]:

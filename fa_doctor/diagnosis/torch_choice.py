@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fa_doctor.diagnosis.model import Fix, Safety
-from fa_doctor.diagnosis.remedies import replace_packages
+from fa_doctor.diagnosis.remedies import replace_packages, target_python
 from fa_doctor.knowledge.gpus import architecture, version_key
 from fa_doctor.knowledge.stacks import Stack, find_stack, gaps_of, recommendation_for, stacks
 from fa_doctor.knowledge.triton import DISTRIBUTIONS as TRITON_DISTRIBUTIONS
@@ -102,7 +102,7 @@ def install_torch(machine: Machine, choice: TorchChoice, proof: str) -> tuple[Fi
         ),
         Fix(
             "Or let fa-doctor set up the whole stack: torch, Triton and the attention kernels, verified, undone on failure",
-            (f"fa-doctor install --stack {stack.name}",),
+            (f"fa-doctor install --python {target_python(machine)} --stack {stack.name}",),
             proof=proof,
         ),
     )
