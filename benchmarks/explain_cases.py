@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fa_doctor.diagnosis.context import Context, context_from_mapping
-from fa_doctor.diagnosis.explain import CONFIDENT, Explanation, _Finder, explain
+from fa_doctor.diagnosis.explain import CONFIDENT, Explanation, Finder, explain
 from fa_doctor.diagnosis.failures import Failure, Knowledge, Signature, knowledge
 from fa_doctor.diagnosis.logtext import blocks_of_text
 from fa_doctor.diagnosis.scan import PhraseIndex
@@ -74,7 +74,7 @@ def matched_signatures(case: Case, known: Knowledge) -> set[tuple[str, int]]:
     text = "\n".join([case.text, *context_from_mapping(case.environment).lines])
     for block in blocks_of_text(text):
         index.scan(block)
-    finder = _Finder(index.hits())
+    finder = Finder(index.hits())
     return {
         (failure.id, position)
         for failure in known.failures
@@ -144,7 +144,12 @@ def main() -> int:
         print(f"{'':<22} median {1000 * statistics.median(times):.1f} ms a case, without the start of the process")
     if arguments.leave_one_out:
         alone = lonely(cases, known)
-        print(f"signatures from threads that match one case only: {len(alone)}, in {len(set(alone.values()))} cases")
+        by_id = {failure.id: failure for failure in known.failures}
+        elsewhere = [key for key in alone if len(by_id[key[0]].signatures[key[1]].seen) > 1]
+        print(
+            f"signatures from threads that match one case only: {len(alone)}, in {len(set(alone.values()))} cases; "
+            f"{len(elsewhere)} of them name two or more other threads"
+        )
         by_case: dict[str, set[tuple[str, int]]] = {}
         for key, owner in alone.items():
             by_case.setdefault(owner, set()).add(key)

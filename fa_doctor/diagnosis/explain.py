@@ -35,7 +35,7 @@ from fa_doctor.diagnosis.failures import Failure, Knowledge, Signature, knowledg
 from fa_doctor.diagnosis.logtext import Block
 from fa_doctor.diagnosis.scan import Line, PhraseIndex
 
-__all__ = ["CONFIDENT", "Candidate", "Explanation", "explain"]
+__all__ = ["CONFIDENT", "Candidate", "Explanation", "Finder", "explain"]
 
 CONFIDENT = 0.5
 # Below this a candidate is not worth a line of output.
@@ -123,7 +123,7 @@ def explain(blocks: Iterable[Block], context: Context | None = None, known: Know
     context.settle()
     derive(context, matched)
 
-    found = _Finder(hits)
+    found = Finder(hits)
     symptoms = {
         symptom.id: lines
         for symptom in known.symptoms.values()
@@ -157,7 +157,7 @@ class _Sample:
         return whole if not self.tail else f"{whole}\n{matched}"
 
 
-class _Finder:
+class Finder:
     """The lines of a signature among the hits of its phrases."""
 
     def __init__(self, hits: dict[str, list[Line]]) -> None:
@@ -178,7 +178,7 @@ class _Finder:
 
 def weigh(
     failure: Failure,
-    found: _Finder,
+    found: Finder,
     symptoms: dict[str, list[Line]],
     values: dict[str, FactValue],
     context: Context,

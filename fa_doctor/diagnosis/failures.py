@@ -17,7 +17,8 @@ causes.toml). A new failure is a new table in one of the files; no code names an
     sources                            where the mechanism is documented
 
 A signature's `w` is a weight of evidence in log-odds: 5 for words that only this failure makes a program print, 3 for
-words it often prints and others seldom, 1 for a hint. `src` names the software that prints them.
+words it often prints and others seldom, 1 for a hint. `src` names the software that prints them or its documentation;
+`seen`, for what people write rather than programs, at least two public threads in which it stands.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Signature:
     weight: float
     source: str | None
     excludes: str | None = None
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ def signature_of(row: Mapping[str, Any], owner: str) -> Signature:
         float(row.get("w", 0.0)),
         row.get("src"),
         row.get("not"),
+        tuple(row.get("seen", ())),
     )
 
 
