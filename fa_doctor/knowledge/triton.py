@@ -28,7 +28,7 @@ DISTRIBUTIONS: tuple[str, ...] = ("triton", "pytorch-triton-rocm", "triton-rocm"
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A release of the amdgpu kernel driver and the ROCm user-space releases that AMD says it serves."""
+    """A release of the amdgpu kernel driver and the ROCm user-space releases that it serves by AMD's own rule."""
 
     rocm: str
     serves_rocm: tuple[str, ...]
@@ -84,8 +84,16 @@ def driver_of(module_version: str) -> Driver | None:
     for row in table["driver"]:
         if any(module_version.startswith(prefix) for prefix in row["module_versions"]):
             sources = sources_of(table, row["sources"])
-            return Driver(row["rocm"], tuple(row.get("serves_rocm", ())), row["confidence"], sources)
+            return Driver(row["rocm"], _served(row, table["driver_rule"]), row["confidence"], sources)
     return None
+
+
+def _served(row: Mapping[str, Any], rule: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a driver's own row lists, and the releases within the reach of AMD's rule, oldest first."""
+    releases: list[str] = rule["releases"]
+    at = releases.index(row["rocm"])
+    near = releases[max(0, at - rule["reach"]) : at + rule["reach"] + 1]
+    return tuple(release for release in releases if release in near or release in row.get("serves_rocm", ()))
 
 
 def _covers(row: Mapping[str, Any], version: tuple[int, ...]) -> bool:

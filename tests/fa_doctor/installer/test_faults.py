@@ -352,6 +352,32 @@ def test_a_kill_where_both_cannot_be_exchanged(old: Install) -> None:
     assert check_kill(old, "two-steps") == "moved away"
 
 
+def test_an_environment_of_a_lower_image_layer(old: Install, tmp_path: Path) -> None:
+    """In a container build the environment may come from an earlier layer: overlayfs cannot rename such a folder."""
+    lower, upper, work, merged = (tmp_path / name for name in ("lower", "upper", "work", "merged"))
+    for folder in (upper, work, merged):
+        folder.mkdir()
+    lower.mkdir()
+    shutil.copytree(old.environment, lower / "env", symlinks=True)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off"
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "overlay", "overlay", "-o", options, merged], check=False, capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting an overlay is not permitted here")
+    try:
+        old.environment = merged / "env"
+        before = snapshot(old.environment)
+        old.transaction().run()
+        assert judge(old, before) == "new"
+        roll_back(old.plan().paths)
+        assert judge(old, before) == "old"
+    finally:
+        subprocess.run(["umount", "-l", merged], check=True)
+
+
 def test_a_kill_while_a_new_environment_is_made(install: Install) -> None:
     for line in (5, 15):
         assert killed(install, f"journal:{line}") == -9

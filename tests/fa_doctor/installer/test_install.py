@@ -35,6 +35,15 @@ RIGHT = {
 }
 
 
+# Where the recorded kernel driver is too old for the stack that the GPU alone would get.
+LIMITED_BY_DRIVER = {
+    "mi300x-x4-spx": "torch2.9.1-rocm6.3",
+    "mi308x-x8-spx-rocminfo": "torch2.13.0-rocm7.1",
+    "rx7900xtx-dkms": "torch2.9.1-rocm6.4",
+    "rx9070xt-plus-igpu": "torch2.13.0-rocm7.1",
+}
+
+
 def machines(shared: Path) -> dict[str, Situation]:
     """The recorded machines that have an AMD GPU whose target is known, from their answer keys."""
     found = {}
@@ -59,6 +68,33 @@ def test_every_recorded_machine_gets_the_stack_that_is_right_for_it(shared: Path
         assert choice.attention == attention, name
         assert {key: variable.value for key, variable in choice.variables.items()} == variables, name
         assert choice.reasons, name
+
+
+def test_what_the_facts_say_of_a_recorded_machine_leads_to_the_same_choice(shared: Path) -> None:
+    from fa_doctor.diagnosis.model import Level
+    from fa_doctor.facts.machine import gather
+    from fa_doctor.host import open_recording
+    from fa_doctor.installer.situation import from_machine
+
+    for name, situation in machines(shared).items():
+        found = from_machine(gather(open_recording(str(shared / "machines" / name)), level=Level.QUICK))
+        assert found.targets == situation.targets, name
+        wanted = LIMITED_BY_DRIVER.get(name) or choose("auto", situation).stack.name
+        assert choose("auto", found).stack.name == wanted, name
+
+
+def test_a_machine_without_an_amd_gpu_gets_the_cpu_stack_and_is_told_why(shared: Path) -> None:
+    from fa_doctor.diagnosis.model import Level
+    from fa_doctor.facts.machine import gather
+    from fa_doctor.host import open_recording
+    from fa_doctor.installer.situation import from_machine
+
+    for name in ("nvidia-rtx4080", "intel-igpu-only", "hd7870-radeon-driver", "wsl-rx7600-no-adapter"):
+        situation = from_machine(gather(open_recording(str(shared / "machines" / name)), level=Level.QUICK))
+        choice = choose("auto", situation)
+        assert choice.stack.cpu, name
+        assert situation.absent_because, name
+        assert situation.absent_because in choice.reasons[0], name
 
 
 def test_every_kind_of_recorded_gpu_installs(shared: Path, install: Install, tmp_path: Path) -> None:

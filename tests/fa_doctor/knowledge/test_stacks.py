@@ -78,5 +78,8 @@ def test_where_triton_looks_by_version() -> None:
 def test_a_driver_names_the_releases_it_serves() -> None:
     driver = triton.driver_of("6.8.5")
     assert driver is not None
-    assert (driver.rocm, "6.3" in driver.serves_rocm, "7.2" in driver.serves_rocm) == ("6.2", True, False)
+    assert (driver.rocm, driver.serves_rocm) == ("6.2", ("6.0", "6.1", "6.2", "6.3", "6.4"))
+    newest = triton.driver_of("30.30.2")
+    assert newest is not None
+    assert newest.serves_rocm == ("6.3", "6.4", "7.0", "7.1", "7.2")
     assert triton.driver_of("6.99.1") is None
