@@ -198,7 +198,7 @@ def _train(python: str, folder: Path, setting: dict[str, Any], plots: bool) -> i
     from fa_doctor.bench.training import train, training_table
     from fa_doctor.host import LiveHost
 
-    request = {**setting, "layers": 6, "heads": 12, "head_dim": 64, "seed": 1, "longest": True}
+    request = {**setting, "layers": 12, "heads": 16, "head_dim": 64, "seed": 1, "longest": True}
 
     def told(name: str, run: dict[str, Any]) -> None:
         speed = run.get("samples_per_s")

@@ -150,7 +150,8 @@ def _overview(machine: Document) -> list[tuple[str, str]]:
     if machine["gpus"] and machine["gpu_cards"] not in (None, len(machine["gpus"])):
         rows.append(("", f"{machine['gpu_cards']} cards, {len(machine['gpus'])} compute devices"))
     for other in machine["other_gpus"]:
-        rows.append(("GPU" if not rows else "", f"{other['name'] or other['vendor'] + ' GPU'}: {other['why']}"))
+        name = f"{other['name']}: " if other["name"] and other["name"] not in other["why"] else ""
+        rows.append(("GPU" if not rows else "", f"{name}{other['why']}"))
     if not rows:
         rows.append(("GPU", "none found, or not known"))
     driver = machine["driver"]
