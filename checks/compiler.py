@@ -27,21 +27,23 @@ def host_compiler(machine: Machine) -> Verdicts:
     if compiler is None:
         return unknown("which C compiler Triton would call is not recorded")
     evidence = Evidence("PATH" if machine.variable("CC") is None else "CC", compiler.chosen_because)
-    install = install_system_packages(machine, "Install a C compiler", package_names("c-compiler"), proof="CCP001")
     if compiler.path is None:
         if compiler.command is not None:
             what = f"CC={compiler.command}" if compiler.command else "CC is set, and empty"
-            fixes = [unset_variable(machine, "CC", "Let Triton look for gcc or clang", proof="CCP001"), install]
+            unset = unset_variable(machine, "CC", "Let Triton look for gcc or clang", proof="CCP001")
             detail = "Triton takes CC as the name of one program: options or a second word in it are not understood."
             return failed(
                 f"{what}: there is no such compiler",
                 evidence,
                 cause="host-compiler-missing",
                 detail=detail if " " in compiler.command.strip() else "",
-                fixes=fixes,
+                fixes=(unset, _install(machine, "Install a C compiler", "c-compiler")),
             )
         return failed(
-            "there is no C compiler, which Triton needs", evidence, cause="host-compiler-missing", fixes=(install,)
+            "there is no C compiler, which Triton needs",
+            evidence,
+            cause="host-compiler-missing",
+            fixes=(_install(machine, "Install a C compiler", "c-compiler"),),
         )
     if compiler.has_c_headers is False:
         return failed(
@@ -49,11 +51,7 @@ def host_compiler(machine: Machine) -> Verdicts:
             evidence,
             Evidence("/usr/include/stdlib.h", "not there"),
             cause="host-compiler-missing",
-            fixes=(
-                install_system_packages(
-                    machine, "Install the headers of the C library", package_names("c-headers"), proof="CCP001"
-                ),
-            ),
+            fixes=(_install(machine, "Install the headers of the C library", "c-headers"),),
         )
     return passed(f"Triton would call {compiler.path}", evidence)
 
@@ -150,6 +148,10 @@ def hip_headers(machine: Machine) -> Verdicts:
         cause="hip-headers-missing",
         fixes=fixes,
     )
+
+
+def _install(machine: Machine, title: str, what: str) -> Fix:
+    return install_system_packages(machine, title, package_names(what), proof="CCP001")
 
 
 def _other_linkers(machine: Machine, too_old: str | None) -> tuple[Fix, ...]:
