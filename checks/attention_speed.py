@@ -89,7 +89,7 @@ def sdpa(machine: Machine) -> Verdicts:
     """torch's scaled_dot_product_attention has a fused kernel for this GPU and may use it.
 
     Why it matters: on ROCm its fused kernels come from AOTriton, and for some GPUs they count as experimental: without
-    a variable the math path runs, several times slower, and with memory that grows with the square of the length.
+    a variable the slow math path runs, with memory that grows with the square of the length.
     How to fix: export TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 before the first attention call of the process.
     Sources: aten/src/ATen/native/transformers/hip/sdp_utils.cpp; the targets of each AOTriton release.
     """

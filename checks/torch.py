@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Safety, Status, Verdict, failed, passed, skipped, unknown, warned
@@ -172,6 +173,8 @@ def architecture_in_wheel(machine: Machine) -> Verdicts:
     devices = [gpu for gpu in used if not gpu.integrated] or used
     if not devices:
         return skipped("no AMD GPU is known here")
+    if machine.loaded is not None and machine.loaded.arch_list:  # what torch itself says goes before what files tell
+        torch = replace(torch, arch_list=machine.loaded.arch_list, arch_source="torch.cuda.get_arch_list()")
     if torch.arch_list is None:
         return unknown(f"for which GPUs torch {torch.version} was built cannot be told from its files")
     return list(_architectures(machine, torch, {(gpu.gfx, gpu.gfx_in_force or gpu.gfx) for gpu in devices}))

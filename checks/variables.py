@@ -31,7 +31,7 @@ _JUDGED_ELSEWHERE = frozenset(
 def debugging(machine: Machine) -> Verdicts:
     """No switch for finding faults is left on.
 
-    Why it matters: these make everything slow, some a hundredfold, and nothing says so.
+    Why it matters: these make everything slow or different, and nothing says so.
     How to fix: unset them when the fault is found.
     Sources: knowledge/switches.toml, with the source of each.
     """

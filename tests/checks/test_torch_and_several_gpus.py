@@ -11,6 +11,7 @@ from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.engine import run_checks
 from fa_doctor.diagnosis.model import Finding, Level, Status
 from fa_doctor.facts.gpus import Gpu, Gpus, OtherGpu
+from fa_doctor.facts.loaded import Loaded
 from fa_doctor.facts.machine import Machine, gather
 from fa_doctor.facts.packages import Torch
 
@@ -74,6 +75,14 @@ def test_the_integrated_gpu_beside_a_card_needs_no_code(desktop: Machine) -> Non
     alone = judged(with_gpus(older, (dataclasses.replace(IGPU, index=0),)), "TOR102")
     assert alone.verdict.fixes[0].commands == ("export HSA_OVERRIDE_GFX_VERSION=10.3.0",)
     assert not alone.verdict.fixes[0].automatic
+
+
+def test_what_torch_says_when_it_is_imported_goes_before_what_files_tell(desktop: Machine) -> None:
+    said = Loaded("ended", arch_list=("gfx803", "gfx1201"))
+    machine = dataclasses.replace(with_gpus(desktop, (Gpu(0, gfx="gfx803"),)), loaded=said)
+    finding = judged(machine, "TOR102")
+    assert finding.status is Status.PASS
+    assert finding.verdict.evidence[0].source == "torch.cuda.get_arch_list()"
 
 
 def test_an_override_counts_as_what_the_runtime_reports(desktop: Machine) -> None:
