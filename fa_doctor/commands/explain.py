@@ -56,6 +56,8 @@ def command(log: str, context_file: str | None, machine: bool, form: str, output
 
 
 def open_log(log: str) -> BinaryIO:
+    if log == "-" and sys.stdin is None:
+        raise UsageProblem("there is no standard input: name a file")
     if log == "-":
         if sys.stdin.isatty():
             click.echo("Paste the error text, then press Ctrl-D:", err=True)

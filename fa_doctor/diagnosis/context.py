@@ -45,12 +45,14 @@ class Fact:
 class Context:
     """Facts by name. `lines` are the given facts as text, which the engine reads like lines of the log.
 
+    `signs` are how strongly text spoke of a vendor's hardware or software, `named` the words in which it did.
     `machine` is the context of the machine at hand. It is kept apart until the log was read: see `settle`.
     """
 
     facts: dict[str, Fact] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     signs: dict[str, float] = field(default_factory=dict)
+    named: dict[str, list[str]] = field(default_factory=dict)
     machine: Context | None = None
 
     def add(self, name: str, value: FactValue, origin: str, text: str) -> None:
@@ -78,6 +80,7 @@ class Context:
             self.add(name, fact.value, MACHINE, fact.text)
         if not self.signs:
             self.signs.update(here.signs)
+            self.named.update(here.named)
 
     def values(self) -> dict[str, FactValue]:
         """The plain values, for conditions."""
@@ -125,12 +128,16 @@ def facts_from_text(text: str, origin: str, context: Context, *, weight: float =
         context.add(f"env.{found.group(1)}", found.group(2), origin, found.group(0))
     ends = text if len(text) <= 2 * VENDOR_SAMPLE else text[:VENDOR_SAMPLE] + text[-VENDOR_SAMPLE:]
     for row in load("log_facts")["vendor"]:
-        count = len({found.group(0).lower() for found in compiled(row["re"]).finditer(ends)})
+        words = list(dict.fromkeys(found.group(0).lower() for found in compiled(row["re"]).finditer(ends)))
+        count = len(words)
         if count:
+            context.named.setdefault(row["vendor"], []).extend(words[:3])
             name = row["vendor"] + ("_hardware" if row["w"] > 1 else "_software")
             context.signs[name] = context.signs.get(name, 0.0) + weight * (1 + 0.3 * min(count - 1, 5))
     if "gfx" not in context.facts or RANK[origin] < RANK[context.facts["gfx"].origin]:
         for row in load("log_facts")["gpu"]:
+            if not any(phrase in lower for phrase in row["has"]):
+                continue
             named = compiled(row["re"]).search(text)
             if named:
                 context.add("gfx_by_name", (row["gfx"],), origin, named.group(0))

@@ -62,7 +62,8 @@ def put_vendor(context: Context) -> None:
         vendor = "nvidia-software"
     else:
         return
-    put(context, "vendor", vendor, f"the GPUs and software named ({vendor})")
+    words = list(dict.fromkeys(context.named.get(vendor.split("-")[0], ())))
+    put(context, "vendor", vendor, f"{'AMD' if vendor == 'amd' else 'NVIDIA'} is named: {', '.join(words[:4])}")
 
 
 def put_torch(context: Context, evidence_text: str) -> None:

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from fa_doctor.diagnosis.advice import fill, fixes_for, placeholders
-from fa_doctor.diagnosis.explain import CONFIDENT, Candidate, Explanation, shortened
+from fa_doctor.diagnosis.explain import CONFIDENT, FAINT, Candidate, Explanation, shortened
 from fa_doctor.diagnosis.failures import Knowledge
 from fa_doctor.diagnosis.model import Fix
 
@@ -111,7 +111,10 @@ def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
         yield from evidence_lines(first)
         yield from fix_lines(first, explanation)
     else:
-        yield "Not decided. What is known fits these causes, none of them well enough:"
+        sure = explanation.candidates[0].confidence >= FAINT
+        yield "Not decided. " + (
+            "What is known fits these causes, none of them well enough:" if sure else "Little of this text is known:"
+        )
         for candidate in explanation.candidates[:GUESSES]:
             yield ""
             yield f"  {candidate.confidence:4.0%}  {candidate.failure.title}  [{candidate.cause}]"

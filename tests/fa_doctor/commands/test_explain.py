@@ -160,3 +160,26 @@ def test_rich_and_requests_are_not_imported() -> None:
         [sys.executable, "-c", code], input=FAULT.encode(), capture_output=True, timeout=60, check=True
     )
     assert done.stderr.split()[-1] == b"[]"
+
+
+def test_a_large_build_log_is_read_with_bounded_memory(tmp_path: Path) -> None:
+    """20 MB here; benchmarks/explain_speed.py measures 200 MB."""
+    log = tmp_path / "build.log"
+    includes = " ".join(f"-I/opt/python/lib/torch/include/part{number}" for number in range(30))
+    with log.open("w") as file:
+        for step in range(14_000):
+            file.write(
+                f"[{step}/14000] /opt/rocm/bin/hipcc {includes} -O3 -c build/fmha_{step}.hip -o build/fmha_{step}.o\n"
+            )
+        file.write(
+            "x.hip:234:26: error: invalid operand for instruction\n1 error generated when compiling for gfx1100.\n"
+        )
+    code = (
+        "import resource, sys; from fa_doctor.cli import run; run(['explain', '--no-machine', '--format', 'json', sys.argv[1]]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(log)], capture_output=True, timeout=100, check=True)
+    first = json.loads(done.stdout)["diagnoses"][0]
+    assert first["cause"] == "build-hip-compile-error"
+    assert {each["line"] for each in first["evidence"]} >= {14_001, 14_002}
+    assert int(done.stderr.split()[-1]) < 150 * 1024
