@@ -21,7 +21,7 @@ class Config:
     """block_m: queries a tile, block_n: keys a tile; options: compiler options of the backend (waves_per_eu, ...).
 
     pairs: tiles that a product sums over the rows of are read in pairs of rows (primitives.load_pairs); 16-bit types only.
-    chunk: where registers do not hold a backward kernel's own tile, it is read again for each block, this many columns at a
+    chunk: where registers do not hold a kernel's own tile, it is read again for each block, this many columns at a
     time; 0: held. split: dK and dV are computed by a program each, for the same reason.
     """
 

@@ -27,6 +27,7 @@ from .primitives import (
     load_pairs,
     load_tile,
     matmul,
+    product_by_chunks,
     scores_log2,
     sequence,
     store_tile,
@@ -41,6 +42,9 @@ def _online_softmax_step(
     row_sum,
     row_max,
     q,
+    Q,
+    offs_q,
+    seqlen_q,
     K,
     V,
     KTiles,
@@ -78,6 +82,7 @@ def _online_softmax_step(
     VARLEN: tl.constexpr,
     TILES: tl.constexpr,
     PAIRS: tl.constexpr,
+    CHUNK: tl.constexpr,
     MASK: tl.constexpr,
 ):
     """Folds one block of keys into (acc [BLOCK_M, BLOCK_D], row_sum [BLOCK_M], row_max [BLOCK_M])."""
@@ -87,9 +92,16 @@ def _online_softmax_step(
     USE_TILES: tl.constexpr = TILES and not (MASK and VARLEN)
     if USE_TILES:
         k = fetch_tile(KTiles, tile_batch, tile_token + first_col, tile_head, BLOCK_N, BLOCK_D)
-    else:
+    elif CHUNK == 0:
         k = load_tile(K, offs_k, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
-    qk = matmul(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], tl.float32), EXACT)
+    if CHUNK > 0:
+        # A mask that depends on the block keeps the compiler from reading q once, before the loop.
+        row_end = tl.where(first_col < seqlen_k, seqlen_q, 0)
+        qk = product_by_chunks(
+            Q, offs_q, rows, row_end, K, offs_k, cols, seqlen_k, HEAD_DIM, BLOCK_D, CHUNK, EXACT, MASK
+        )
+    else:
+        qk = matmul(q, tl.trans(k), tl.zeros([q.shape[0], BLOCK_N], tl.float32), EXACT)
     if SOFTCAP or ALIBI:
         qk = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     if MASK:
@@ -182,6 +194,7 @@ def forward_kernel(
     WIDE: tl.constexpr,
     TILES: tl.constexpr,
     PAIRS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """Out [.., Sq, H, D] and Lse [.., H, Sq] of one tile of BLOCK_M queries; see `forward` for the arguments."""
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
@@ -225,14 +238,22 @@ def forward_kernel(
     tile_batch = batch * (1 - VARLEN)
     tile_token = first_k.to(tl.int32)
     tile_head = head // group
-    offs_k = lane_n[:, None] * stride_kn + dims[None, :]
+    if CHUNK > 0:
+        chunk = tl.arange(0, CHUNK)
+        offs_q = lane_m[:, None] * stride_qm + chunk[None, :]
+        offs_k = lane_n[:, None] * stride_kn + chunk[None, :]
+    else:
+        offs_q = lane_m[:, None] * stride_qm + dims[None, :]
+        offs_k = lane_n[:, None] * stride_kn + dims[None, :]
     if PAIRS:
         lane_even = (tl.arange(0, BLOCK_N // 2) * 2).to(lane_n.dtype)
         offs_v = lane_even[:, None] * stride_vn + dims[None, :]
     else:
         offs_v = lane_n[:, None] * stride_vn + dims[None, :]
 
-    q = load_tile(Q, lane_m[:, None] * stride_qm + dims[None, :], rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
+    q = 0
+    if CHUNK == 0:
+        q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
     slope = 0.0
     if ALIBI:
         slope = tl.load(Slopes + batch64 * stride_sb + head) * LOG2E
@@ -257,11 +278,11 @@ def forward_kernel(
             k_block = K + tl.cast(first_col, tl.int64) * stride_kn
             v_block = V + tl.cast(first_col, tl.int64) * stride_vn
         acc, row_sum, row_max = _online_softmax_step(
-            acc, row_sum, row_max, q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
+            acc, row_sum, row_max, q, Q, offs_q, seqlen_q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
             tile_head, rows, first_col, dims, seqlen_k, shift, left,
             right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, stride_vn, HEAD_DIM, BLOCK_D, BLOCK_N,
             PAD_DIM, LEFT,
-            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, PAIRS, False,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, PAIRS, CHUNK, False,
         )  # fmt: skip
     # -- blocks cut by the window, the diagonal or the end of the keys
     for i in range((full_begin - begin) + (end - full_end)):
@@ -273,11 +294,11 @@ def forward_kernel(
             k_block = K + tl.cast(first_col, tl.int64) * stride_kn
             v_block = V + tl.cast(first_col, tl.int64) * stride_vn
         acc, row_sum, row_max = _online_softmax_step(
-            acc, row_sum, row_max, q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
+            acc, row_sum, row_max, q, Q, offs_q, seqlen_q, k_block, v_block, KTiles, VTiles, offs_k, offs_v, tile_batch, tile_token,
             tile_head, rows, first_col, dims, seqlen_k, shift, left,
             right, scale_log2, softcap, slope, row_a, row_b, k2, keep_threshold, stride_vn, HEAD_DIM, BLOCK_D, BLOCK_N,
             PAD_DIM, LEFT,
-            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, PAIRS, True,
+            RIGHT, SOFTCAP, ALIBI, DROPOUT, EXACT, VARLEN, TILES, PAIRS, CHUNK, True,
         )  # fmt: skip
 
     # -- normalise. A row that saw no key has sum 0: its output is 0 and its logarithm +inf, so that the backward pass,
@@ -346,7 +367,7 @@ def _plan(call: Call, q, k, v, cu_q, cu_k, block_table, slopes, rng_state, out, 
             {
                 "HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_M": chosen.block_m, "BLOCK_N": block_n,
                 "PAGED": paged, "WIDE": call.wide(max(chosen.block_m, block_n), q, k, v, out),
-                "TILES": k_tiles is not None, "PAIRS": chosen.pairs, **call.flags(q),
+                "TILES": k_tiles is not None, "PAIRS": chosen.pairs, "CHUNK": chosen.chunk, **call.flags(q),
             },
             {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages, **chosen.options},
         )  # fmt: skip
