@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -188,3 +189,14 @@ def _distribution(site: Path, name: str, version: str) -> None:
     info = site / f"{name.replace('-', '_').replace('.', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+@pytest.mark.parametrize("minor", range(8, 16))
+def test_every_python_that_this_machine_has(minor: int) -> None:
+    executable = shutil.which(f"python3.{minor}")
+    works = executable and subprocess.run([executable, "-c", ""], capture_output=True, check=False).returncode == 0
+    if not executable or not works:
+        pytest.skip(f"there is no Python 3.{minor} here")
+    found = python.gather(LiveHost(), executable)
+    assert found.problem is None
+    assert (found.version or "").startswith(f"3.{minor}.")
