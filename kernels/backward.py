@@ -45,6 +45,8 @@ __all__ = ["backward"]
 def delta_kernel(
     Out,
     DOut,
+    Lse,
+    LseLog2,
     Delta,
     stride_ob,
     stride_om,
@@ -61,7 +63,9 @@ def delta_kernel(
     BLOCK_M: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Delta [.., H, S] = rowsum(dO * O): what the softmax takes off dP in its backward pass."""
+    """Numbers of each row, [.., H, S]: Delta = rowsum(dO * O), what the softmax takes off dP in its backward pass, and
+    LseLog2, the logarithms in units of log2, which spares the inner loops a product a row and tile.
+    """
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
     tiles = tl.cdiv(tokens, BLOCK_M)
     pid = tl.program_id(0)
@@ -80,7 +84,9 @@ def delta_kernel(
     offs_g = lane[:, None] * stride_gm + dims[None, :]
     out = load_tile(Out, offs_o, rows, tokens, dims, HEAD_DIM, PAD_DIM, True).to(tl.float32)
     dout = load_tile(DOut, offs_g, rows, tokens, dims, HEAD_DIM, PAD_DIM, True).to(tl.float32)
-    tl.store(Delta + batch * stride_lb + head * stride_lh + rows, tl.sum(out * dout, 1), mask=rows < tokens)
+    place = batch * stride_lb + head * stride_lh + rows
+    tl.store(Delta + place, tl.sum(out * dout, 1), mask=rows < tokens)
+    tl.store(LseLog2 + place, tl.load(Lse + place, mask=rows < tokens) * LOG2E, mask=rows < tokens)
 
 
 @triton.jit
@@ -179,7 +185,7 @@ def _dkdv_step(
     else:
         qk = matmul(k, tl.trans(q), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
     s = scores_log2(qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
-    p = tl.exp2(s - (lse * LOG2E)[None, :])
+    p = tl.exp2(s - lse[None, :])
     if MASK:
         seen = in_sight(rows[None, :], cols[:, None], shift, left, right, seqlen_q, seqlen_k, LEFT, RIGHT, True)
         p = tl.where(seen, p, 0.0)
@@ -296,7 +302,10 @@ def dkdv_kernel(
     NEED_DV: tl.constexpr,
     GROUPED: tl.constexpr,
 ):
-    """DK, DV [.., Sk, Hk, D] of one tile of BLOCK_N keys, summed over the `group` query heads that read them."""
+    """DK, DV [.., Sk, Hk, D] of one tile of BLOCK_N keys, summed over the `group` query heads that read them.
+
+    Lse: in units of log2, from delta_kernel, here and in dq_kernel.
+    """
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
     tiles = tl.cdiv(max_seqlen_k, BLOCK_N)
     pid = tl.program_id(0)
@@ -616,7 +625,7 @@ def dq_kernel(
     if CHUNK == 0:
         q = load_tile(Q, offs_q, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
         dout = load_tile(DOut, offs_g, rows, seqlen_q, dims, HEAD_DIM, PAD_DIM, True)
-    lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf")) * LOG2E
+    lse = tl.load(Lse + rows, mask=rows < seqlen_q, other=float("inf"))
     delta = tl.load(Delta + rows, mask=rows < seqlen_q, other=0.0)
     slope = 0.0
     if ALIBI:
@@ -663,8 +672,8 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
     dq, dk, dv = (make(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     if min(q.numel(), k.numel(), call.max_seqlen_q, call.max_seqlen_k) == 0:
         return dq, dk, dv
-    delta = torch.empty_like(lse)
-    tensors = (dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, delta, dq, dk, dv)
+    lse_log2, delta = torch.empty((2, *lse.shape), dtype=lse.dtype, device=lse.device).unbind()
+    tensors = (dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, lse_log2, delta, dq, dk, dv)
     key = launching.plan_key("backward", call, *tensors[:10]) if dlse is None else None
     plan = launching.known(key)
     with compat.device_guard(q):
@@ -675,11 +684,11 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
     return dq, dk, dv
 
 
-def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, delta, dq, dk, dv):
+def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, lse_log2, delta, dq, dk, dv):
     """Launches the kernels; returns what it takes to do so again."""
     tensors = {
         "dout": dout, "q": q, "k": k, "v": v, "out": out, "cu_q": cu_q, "cu_k": cu_k, "slopes": slopes,
-        "rng": rng_state, "dlse": dlse, "lse": lse, "delta": delta, "dq": dq, "dk": dk, "dv": dv,
+        "rng": rng_state, "dlse": dlse, "lse": lse, "lse_log2": lse_log2, "delta": delta, "dq": dq, "dk": dk, "dv": dv,
     }  # fmt: skip
     plan = launching.Plan(**tensors)
     batch, heads, heads_k, head_dim = call.batch(q, cu_q), q.shape[-2], k.shape[-2], q.shape[-1]
@@ -691,7 +700,7 @@ def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, l
     plan.launch(
         delta_kernel,
         triton.cdiv(tokens, rows) * heads * (1 if call.varlen else batch),
-        ("out", "dout", "delta"),
+        ("out", "dout", "lse", "lse_log2", "delta"),
         (*call.strides(out), *call.strides(dout), *call.row_strides(lse), heads, tokens),
         {**common, "BLOCK_M": rows, "WIDE": call.wide(rows, out, dout)},
         {"num_warps": 4},
@@ -716,7 +725,7 @@ def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, l
                 dkdv_kernel,
                 triton.cdiv(call.max_seqlen_k, chosen.block_n) * heads_k * batch,
                 (
-                    "q", "k", "v", "dout", ("q", q_tiles), ("dout", g_tiles), "lse", "delta", "dk", "dv",
+                    "q", "k", "v", "dout", ("q", q_tiles), ("dout", g_tiles), "lse_log2", "delta", "dk", "dv",
                     "cu_q", "cu_k", "slopes", "rng",
                 ),
                 (
@@ -736,7 +745,7 @@ def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, l
             dq_kernel,
             triton.cdiv(call.max_seqlen_q, chosen.block_m) * heads * batch,
             (
-                "q", "k", "v", "dout", ("k", k_tiles), ("v", v_tiles), "lse", "delta", "dq", "cu_q", "cu_k",
+                "q", "k", "v", "dout", ("k", k_tiles), ("v", v_tiles), "lse_log2", "delta", "dq", "cu_q", "cu_k",
                 "slopes", "rng",
             ),
             (
