@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -45,7 +44,7 @@ def make_environment(folder: Path) -> None:
     """A virtual environment that sees the packages of this Python."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     site = next(folder.glob("lib/python*/site-packages"))
-    paths = dict.fromkeys((sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]))
+    paths = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (site / "borrowed.pth").write_text("".join(f"{path}\n" for path in paths))
 
 
@@ -65,7 +64,8 @@ def install(folder: Path, arch: str) -> float:
         folder,
         "--yes",
     ]
-    subprocess.run(command, check=True, env={**os.environ, **HIDDEN})
+    # Elsewhere than in the repository, whose folder would be imported in place of the installed package.
+    subprocess.run(command, check=True, env={**os.environ, **HIDDEN}, cwd=folder.parent)
     return time.perf_counter() - started
 
 

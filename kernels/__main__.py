@@ -38,7 +38,7 @@ def _say(**message: Any) -> None:
 
 
 def _compile(request: dict[str, Any]) -> None:
-    """{"arch", "head_dims", "dtypes", "passes", "features", "first": n, "shims": bool}; see variants.select.
+    """{"arch", "head_dims", "dtypes", "passes", "features", "first": n, "step": n, "shims": bool}; see variants.select.
 
     Says which variants there are, then of each, from number `first` on, that it begins and what came of it: a caller that
     sees this process die knows in which, and starts another one behind it.
@@ -69,7 +69,7 @@ def _compile(request: dict[str, Any]) -> None:
         variants=[{"kind": v.kind, "head_dim": v.head_dim, "dtype": v.dtype, "features": v.features} for v in chosen],
     )
     with standing_in as driver:
-        for number in range(int(request.get("first", 0)), len(chosen)):
+        for number in range(int(request.get("first", 0)), len(chosen), int(request.get("step", 1))):
             _say(event="begin", number=number)
             _say(event="rows", number=number, rows=aot.compile_variant(arch, chosen[number], package, driver))
         _say(event="end", shim_problem=driver.shim_problem)

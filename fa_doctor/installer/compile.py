@@ -6,10 +6,14 @@ What it makes is a Triton cache inside the environment; the installed flash_attn
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from fa_doctor.installer.children import TAIL, clean_environment, run_child
 from fa_doctor.installer.errors import InstallFailed
@@ -18,6 +22,7 @@ __all__ = ["CACHE", "Compiled", "compile_kernels"]
 
 CACHE = Path("share", "fa-doctor", "triton-cache")  # below the environment; flash_attn/prebuilt.py looks there
 DEADLINE_S = 1800.0
+BYTES_A_COMPILER = 1536 << 20
 FIND_KERNELS = "import importlib.util as u; print(u.find_spec('flash_attn').submodule_search_locations[0])"
 
 
@@ -39,14 +44,37 @@ def compile_kernels(
     folder = Path(found.output.strip()) / "kernels"
     if found.returncode != 0 or not folder.is_dir():
         raise InstallFailed(f"the installed flash_attn has no kernels: {found.output.strip()[-500:]}")
-    return tuple(_compile(python, folder, target, child) for target in targets)
+    workers = _workers()
+    with ThreadPoolExecutor(workers) as pool:
+        return tuple(_compile(python, folder, target, child, workers, pool) for target in targets)
 
 
-def _compile(python: Path, folder: Path, target: str, child: Mapping[str, str]) -> Compiled:
-    """One target. A variant on which the compiler dies is passed over, and the rest is compiled by another process."""
-    first, kernels, problems = 0, 0, []
+def _workers() -> int:
+    """How many compilers may run at once: by the processors of this process and by the memory that is free."""
+    memory = int(psutil.virtual_memory().available / BYTES_A_COMPILER)
+    return max(1, min(len(os.sched_getaffinity(0)), memory, 16))
+
+
+def _compile(
+    python: Path, folder: Path, target: str, child: Mapping[str, str], workers: int, pool: ThreadPoolExecutor
+) -> Compiled:
+    """One target: each worker compiles every n-th variant."""
+    shares = [pool.submit(_share, python, folder, target, child, number, workers) for number in range(workers)]
+    parts = [share.result() for share in shares]
+    kernels = sum(count for count, _ in parts)
+    problems = [problem for _, said in parts for problem in said]
+    if not kernels:
+        raise InstallFailed(f"no kernel compiles for {target}: {problems[0] if problems else 'nothing was compiled'}")
+    return Compiled(target, kernels, tuple(problems))
+
+
+def _share(
+    python: Path, folder: Path, target: str, child: Mapping[str, str], first: int, step: int
+) -> tuple[int, list[str]]:
+    """Kernels and problems of every `step`-th variant. One on which the compiler dies is passed over by a new process."""
+    kernels, problems = 0, []
     while True:
-        request = json.dumps({"arch": target, "first": first, "shims": True})
+        request = json.dumps({"arch": target, "first": first, "step": step, "shims": True})
         outcome = run_child([python, "-B", folder, "compile", request], environ=child, deadline_s=DEADLINE_S)
         begun, ended = None, False
         for row in _rows(outcome.output):
@@ -65,10 +93,8 @@ def _compile(python: Path, folder: Path, target: str, child: Mapping[str, str]) 
         if begun is None or begun < first:
             raise InstallFailed(f"compiling for {target} did not begin: {outcome.output.strip()[-TAIL:]}")
         problems.append(f"the compiler died on variant {begun} (status {outcome.returncode})")
-        first = begun + 1
-    if not kernels:
-        raise InstallFailed(f"no kernel compiles for {target}: {problems[0] if problems else 'nothing was compiled'}")
-    return Compiled(target, kernels, tuple(problems))
+        first = begun + step
+    return kernels, problems
 
 
 def _rows(output: str) -> list[dict[str, Any]]:

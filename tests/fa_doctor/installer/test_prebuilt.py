@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,9 +112,9 @@ def test_a_variant_on_which_the_compiler_dies_is_passed_over(tmp_path: Path) -> 
         "for number in range(first, 4):\n    say(event='begin', number=number)\n    if number == 1: os.abort()\n"
         "    say(event='rows', number=number, rows=[{'error': None}])\nsay(event='end')\n"
     )
-    compiled = ahead._compile(Path(sys.executable), answering(tmp_path, body), "gfx906", dict(os.environ))
-    assert compiled.kernels == 3
-    assert compiled.problems == ("the compiler died on variant 1 (status -6)",)
+    kernels, problems = ahead._share(Path(sys.executable), answering(tmp_path, body), "gfx906", dict(os.environ), 0, 1)
+    assert kernels == 3
+    assert problems == ["the compiler died on variant 1 (status -6)"]
 
 
 @pytest.mark.parametrize(
@@ -128,5 +129,5 @@ def test_a_variant_on_which_the_compiler_dies_is_passed_over(tmp_path: Path) -> 
     ],
 )
 def test_nothing_that_compiles_fails_the_install(body: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(InstallFailed, match=said):
-        ahead._compile(Path(sys.executable), answering(tmp_path, body), "gfx906", dict(os.environ))
+    with pytest.raises(InstallFailed, match=said), ThreadPoolExecutor(1) as pool:
+        ahead._compile(Path(sys.executable), answering(tmp_path, body), "gfx906", dict(os.environ), 1, pool)
