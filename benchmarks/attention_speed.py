@@ -1,6 +1,6 @@
 """Speed of attention on one GPU: these kernels beside what PyTorch offers, in one run.
 
-    python benchmarks/attention_speed.py [--tokens 16384] [--hidden 2048] [--dtype bf16] [--quick] [--json FILE]
+    python benchmarks/attention_speed.py [--tokens 16384] [--hidden 2048] [--dtype bf16] [--json FILE]
 
 Providers: unfused (matmul, softmax, matmul), SDPA's flash and cuDNN backends, flex_attention compiled, and ours. The batch is
 tokens / length, the number of heads hidden / head dimension. TFLOP/s count 4 B H N^2 D for the forward pass and 2.5 times
@@ -83,6 +83,14 @@ def providers(causal: bool, length: int, names: list[str]) -> dict[str, tuple[At
     return {name: every[name]() for name in names}
 
 
+def warm(run: Attention, heads_first: bool, batch: int, length: int, heads: int, dim: int, **kind: Any) -> None:
+    """Runs once, forward and backward."""
+    shape = (batch, heads, length, dim) if heads_first else (batch, length, heads, dim)
+    q, k, v = (torch.randn(shape, **kind).requires_grad_() for _ in range(3))
+    run(q.detach(), k.detach(), v.detach())
+    run(q, k, v).sum().backward()
+
+
 def measure(
     run: Attention, heads_first: bool, batch: int, length: int, heads: int, dim: int, **kind: Any
 ) -> list[float]:
@@ -100,11 +108,11 @@ def _measure(
     shape = (batch, heads, length, dim) if heads_first else (batch, length, heads, dim)
     q, k, v = (torch.randn(shape, **kind).requires_grad_() for _ in range(3))
     with torch.no_grad():
-        forward = triton.testing.do_bench(lambda: run(q, k, v), warmup=30, rep=100, return_mode="median")
+        forward = triton.testing.do_bench(lambda: run(q, k, v), warmup=25, rep=80, return_mode="median")
     out = run(q, k, v)
     grad = torch.randn_like(out)
     backward = triton.testing.do_bench(
-        lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True), warmup=30, rep=150, return_mode="median"
+        lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True), warmup=25, rep=100, return_mode="median"
     )
     return [forward, backward]
 
@@ -117,6 +125,7 @@ def main() -> int:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--head-dims", type=int, nargs="+", default=(64, 128))
     parser.add_argument("--providers", nargs="+", default=["flash2", "cudnn", "flex", "unfused", "ours"])
+    parser.add_argument("--warm-only", action="store_true", help="compile, time nothing: fills the compilers' caches")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -134,6 +143,9 @@ def main() -> int:
                 row: dict[str, Any] = {"dim": dim, "causal": causal, "length": length}
                 for name, (run, heads_first) in providers(causal, length, names).items():
                     kind = {"device": "cuda", "dtype": DTYPES[options.dtype]}
+                    if options.warm_only:
+                        warm(run, heads_first, batch, length, heads, dim, **kind)
+                        continue
                     times = measure(run, heads_first, batch, length, heads, dim, **kind)
                     if times:
                         row[name] = [work / times[0], 2.5 * work / times[1]]
