@@ -10,7 +10,7 @@ from typing import Any
 from fa_doctor.diagnosis.advice import fill, fixes_for, placeholders
 from fa_doctor.diagnosis.explain import CONFIDENT, FAINT, Candidate, Explanation, shortened
 from fa_doctor.diagnosis.failures import Knowledge
-from fa_doctor.diagnosis.model import Fix
+from fa_doctor.report.document import fix_document
 
 __all__ = ["SCHEMA", "as_json", "as_text", "next_command"]
 
@@ -40,16 +40,6 @@ def next_command(explanation: Explanation, known: Knowledge) -> tuple[str, str] 
     return None
 
 
-def fix_json(fix: Fix) -> dict[str, Any]:
-    return {
-        "title": fix.title,
-        "commands": list(fix.commands),
-        "automatic": fix.automatic,
-        "undo": list(fix.undo) if fix.undo is not None else None,
-        "needs": fix.needs.value if fix.needs else None,
-    }
-
-
 def candidate_json(candidate: Candidate, explanation: Explanation, known: Knowledge) -> dict[str, Any]:
     names = placeholders(explanation.context.values())
     evidence: list[dict[str, Any]] = [
@@ -64,7 +54,7 @@ def candidate_json(candidate: Candidate, explanation: Explanation, known: Knowle
         "title": failure.title,
         "explanation": failure.explanation,
         "evidence": evidence,
-        "fixes": [fix_json(fix) for fix in fixes_for(failure, explanation.context.values(), candidate.evidence)],
+        "fixes": [fix_document(fix) for fix in fixes_for(failure, explanation.context.values(), candidate.evidence)],
         "failure": failure.id,
         "tracker": known.causes[candidate.cause].tracker,
         "confirm": {"run": fill(failure.run, names), "tells": failure.tells} if failure.run else None,
