@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from fa_doctor.installer.children import TAIL, clean_environment, run_child
 from fa_doctor.installer.errors import InstallFailed
+from fa_doctor.installer.memory import available_bytes
 
 __all__ = ["CACHE", "Compiled", "compile_kernels"]
 
@@ -51,7 +50,7 @@ def compile_kernels(
 
 def _workers() -> int:
     """How many compilers may run at once: by the processors of this process and by the memory that is free."""
-    memory = int(psutil.virtual_memory().available / BYTES_A_COMPILER)
+    memory = int((available_bytes() or 0) / BYTES_A_COMPILER)
     return max(1, min(len(os.sched_getaffinity(0)), memory, 16))
 
 

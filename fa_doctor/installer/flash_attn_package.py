@@ -10,11 +10,18 @@ import base64
 import hashlib
 import importlib.util
 import io
+import sys
 import zipfile
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from fa_doctor.installer.errors import InstallFailed
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
 
 __all__ = ["DISTRIBUTION", "VERSION", "KernelWheel", "build_wheel"]
 
@@ -22,9 +29,9 @@ DISTRIBUTION = "flash-attn"
 # The interface of flash-attn 2.8.3, in this revision of ours.
 VERSION = "2.8.3+fadoctor.1"
 TAG = "py3-none-any"
+KINDS = (".py", ".json", ".toml")
 TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can state
 
-MODULES = Path(__file__).parent / "flash_attn"
 
 METADATA = f"""Metadata-Version: 2.1
 Name: {DISTRIBUTION.replace("-", "_")}
@@ -55,7 +62,7 @@ class KernelWheel:
 def build_wheel() -> KernelWheel:
     """The wheel of the kernels that this fa-doctor carries. Raises InstallFailed when fa-doctor lacks them."""
     entries = {
-        **_python_files(MODULES, "flash_attn"),
+        **_python_files(resources.files("fa_doctor.installer") / "flash_attn", "flash_attn"),
         **_python_files(_kernels_folder(), "flash_attn/kernels"),
     }
     info = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}.dist-info"
@@ -77,21 +84,31 @@ def build_wheel() -> KernelWheel:
     return KernelWheel(filename, VERSION, content, hashlib.sha256(content).hexdigest())
 
 
-def _kernels_folder() -> Path:
+def _kernels_folder() -> Traversable:
+    """Where the kernels lie, found without importing them: in a folder, or in the zip file that fa-doctor runs from."""
     spec = importlib.util.find_spec("fa_doctor.kernels")
     if spec is None or not spec.submodule_search_locations:
         raise InstallFailed("this fa-doctor was installed without its kernels: install it again")
-    return Path(next(iter(spec.submodule_search_locations)))
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return folder if folder.is_dir() else resources.files("fa_doctor") / "kernels"
 
 
-def _python_files(folder: Path, prefix: str) -> dict[str, bytes]:
+def _python_files(folder: Traversable, prefix: str) -> dict[str, bytes]:
     """The modules and data files below a folder, by their path in the wheel."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".py", ".json", ".toml") and "__pycache__" not in path.parts:
-            found[f"{prefix}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
+    found = _files_below(folder, prefix)
     if not found:
         raise InstallFailed(f"{folder} holds no modules: this installation of fa-doctor is damaged, install it again")
+    return found
+
+
+def _files_below(folder: Traversable, prefix: str) -> dict[str, bytes]:
+    """As `_python_files`, for a folder that may be empty."""
+    found: dict[str, bytes] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= _files_below(entry, f"{prefix}/{entry.name}") if entry.name != "__pycache__" else {}
+        elif entry.name.endswith(KINDS):
+            found[f"{prefix}/{entry.name}"] = entry.read_bytes()
     return found
 
 

@@ -7,11 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import psutil
 import requests
 
 from fa_doctor.installer.errors import Refused
 from fa_doctor.installer.index import redacted
+from fa_doctor.installer.memory import available_bytes
 from fa_doctor.installer.plan import Plan
 
 __all__ = ["bytes_needed", "check_preconditions"]
@@ -67,8 +67,8 @@ def _room(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan) -> list[str]:
     needed = MEMORY_UPSTREAM if plan.attention == "upstream" else MEMORY_BUNDLED
-    available = psutil.virtual_memory().available
-    if available >= needed:
+    available = available_bytes()
+    if available is None or available >= needed:
         return []
     return [f"{available / 1e9:.1f} GB of memory are available, {needed / 1e9:.1f} GB are needed"]
 

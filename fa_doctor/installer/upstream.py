@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
 from packaging.utils import InvalidSdistFilename, parse_sdist_filename
 from packaging.version import Version
 
 from fa_doctor.installer.children import TAIL, clean_environment, run_child
 from fa_doctor.installer.errors import InstallFailed, NothingFits
 from fa_doctor.installer.index import IndexClient, RemoteFile
+from fa_doctor.installer.memory import available_bytes
 from fa_doctor.installer.resolve import Package
 from fa_doctor.installer.sources import Sources
 
@@ -52,7 +52,7 @@ def jobs_that_fit(available_bytes: int, processors: int) -> int:
 
 def build_variables(targets: tuple[str, ...]) -> dict[str, str]:
     """The variables of a build for AMD's Triton backend: no CUDA or CK extension, aiter's Triton part only."""
-    jobs = jobs_that_fit(psutil.virtual_memory().available, os.cpu_count() or 1)
+    jobs = jobs_that_fit(available_bytes() or 0, len(os.sched_getaffinity(0)))
     return {
         "FLASH_ATTENTION_TRITON_AMD_ENABLE": "TRUE",
         "FLASH_ATTENTION_FORCE_BUILD": "TRUE",  # do not look for a ready wheel on the network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from fa_doctor.installer.children import clean_environment, run_child
@@ -14,7 +15,7 @@ from fa_doctor.installer.plan import Plan
 __all__ = ["Verdict", "verify"]
 
 DEADLINE_S = 300.0
-PROGRAM = Path(__file__).with_name("verify_program.py")
+PROGRAM = "verify_program.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,9 @@ def verify(plan: Plan, python: Path, environ: Mapping[str, str]) -> Verdict:
     variables = {name: variable.value for name, variable in plan.variables.items()}
     child = clean_environment(environ, **variables, FA_DOCTOR_VERIFY=json.dumps(wanted))
     try:
-        outcome = run_child([python, "-I", "-B", PROGRAM], environ=child, deadline_s=DEADLINE_S)
+        # As text, not as a file: fa-doctor may run from a zip file.
+        program = (resources.files("fa_doctor.installer") / PROGRAM).read_text(encoding="utf-8")
+        outcome = run_child([python, "-I", "-B", "-c", program], environ=child, deadline_s=DEADLINE_S)
     except InstallFailed as error:
         return Verdict(False, problem=str(error))
     said = [line for line in outcome.output.splitlines() if line.startswith("{")]
