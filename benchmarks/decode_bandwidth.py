@@ -125,13 +125,13 @@ def measure(quick: bool, copy: float) -> list[dict[str, Any]]:
 
 def sweep(copy: float) -> None:
     """Tile sizes and splits on a few shapes, best first: what the configuration of this card is chosen from."""
-    configured = decode.choose_tile
+    configured = decode.tuning.pick
     for batch, keys in ((1, 8192), (1, 131072), (4, 8192), (8, 32768), (64, 8192)):
         pairs = caches(batch, keys)
         size, found = 2 * pairs[0][0].nbytes, []
         for block_n, warps, stages in TILES:
             config = Config(16, block_n, warps, stages)
-            decode.choose_tile = lambda *_, config=config: config
+            decode.tuning.pick = lambda *_, config=config: config
             for splits in (0, *(s for s in (8, 16, 32, 64, 128) if 132 <= batch * HEADS_K * s <= 2112)):
                 try:
                     time = seconds(attend(batch, keys, pairs, num_splits=splits), 5)
@@ -146,7 +146,7 @@ def sweep(copy: float) -> None:
                 f"splits {splits or 'chosen'}",
                 flush=True,
             )
-    decode.choose_tile = configured
+    decode.tuning.pick = configured
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import triton.language as tl
 
 from . import tuning
 from .call import Call
-from .compat import device_guard, target_name
+from .compat import TRITON_VERSION, device_guard, target_name
 from .config import Config
 from .primitives import LN2, LOG2E, LOWEST, edge_block, in_sight, key_blocks, matmul, narrow, scores_log2
 
@@ -502,6 +502,9 @@ def _launch(
         parts = torch.empty((splits, batch, heads, seqlen_q, head_dim), dtype=torch.float32, device=q.device)
         parts_lse = torch.empty((splits, batch, heads, seqlen_q), dtype=torch.float32, device=q.device)
         strides_out = (parts.stride(0), parts.stride(1), parts.stride(3), parts.stride(2))
+    options = dict(tile.options)
+    if tile.block_m < 16 and TRITON_VERSION < (3, 3):
+        options["VECTOR"] = True  # tl.dot takes no fewer than 16 rows there
     gather = table is not None and page_size % tile.block_n != 0
     decode_kernel[(blocks * splits, heads_k, batch)](
         q, k_cache, v_cache, parts, parts_lse,
@@ -517,7 +520,7 @@ def _launch(
         LEFT=args.window_left >= 0, RIGHT=args.window_right >= 0, SOFTCAP=args.softcap > 0,
         SPLIT=splits > 1, EXACT=q.dtype == torch.float32,
         WIDE=(tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31,
-        num_warps=tile.num_warps, num_stages=tile.num_stages, **tile.options,
+        num_warps=tile.num_warps, num_stages=tile.num_stages, **options,
     )  # fmt: skip
     if splits > 1:
         combine_kernel[(rows,)](

@@ -95,8 +95,8 @@ def flash_attn_quantized_func(
     sum, +inf for a row that sees no key (its output is 0). Forward only. Raises ValueError for arguments that do not fit.
 
     Where the GPU multiplies the type itself (fp8: Hopper, gfx942 for the fnuz types, gfx950, gfx12; int8: all), it does;
-    then probabilities are rounded to fp8 too if v is fp8. Elsewhere (fp8 on gfx90a and RDNA3, say) the numbers become
-    float16 inside of the kernel, exactly: less memory traffic, no faster arithmetic.
+    on AMD GPUs probabilities are rounded to fp8 then, if v is fp8. Elsewhere (fp8 on gfx90a and RDNA3, say) the numbers
+    become float16 inside of the kernel, exactly: less memory traffic, no faster arithmetic.
     """
     batch, seqlen_q, heads, head_dim = _check(q, k, v, out_dtype)
     heads_k, seqlen_k = k.shape[2], k.shape[1]
@@ -238,7 +238,7 @@ def _launch(
             scale * math.log2(math.e), softcap,
             HEAD_DIM=head_dim, BLOCK_D=max(32, Call.block_d(head_dim)),
             BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
-            FORMAT=_FORMATS[q.dtype][0], V_FORMAT=v_format, NATIVE=direct, BLOCK_SCALES=block_scales,
+            FORMAT=_FORMATS[q.dtype][0], V_FORMAT=v_format, NATIVE=direct, NATIVE_VALUES=direct and target.startswith("gfx"), BLOCK_SCALES=block_scales,
             LEFT=left >= 0, RIGHT=right >= 0, SOFTCAP=softcap > 0,
             num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
         )  # fmt: skip

@@ -7,9 +7,10 @@ the values. Two ways of multiplying 8-bit tiles:
 - otherwise tiles become float16 first, which every fp8 number and every int8 number is exactly: no accuracy is lost, only
   the speed of the narrow type. So on gfx90a and RDNA3, which have no fp8 matrix instructions.
 
-Probabilities take the type of the values' tile. Where that is fp8, they are multiplied by 2^8 before rounding (as the sum
-that divides them is), so that those below the largest one's 2^-9 do not fall to 0: FlashAttention-3 does so, Shah et al.
-2024, https://arxiv.org/abs/2407.08608. Values of int8 become float16, and so do their probabilities.
+Probabilities are float16, as int8 values become, or the type of 16-bit values. With fp8 values and NATIVE_VALUES they are
+fp8 too, multiplied by 2^8 before rounding, so that those below the largest one's 2^-9 do not fall to 0 (Shah et al. 2024,
+FlashAttention-3, https://arxiv.org/abs/2407.08608). Not on NVIDIA GPUs, whose fp8 product wants the values transposed,
+which costs Triton more than the product gains: there fp8 values become float16.
 """
 
 # mypy: ignore-errors
@@ -63,7 +64,7 @@ def widen(x, FORMAT: tl.constexpr):
 @triton.jit
 def as_operand(x, FORMAT: tl.constexpr, NATIVE: tl.constexpr):
     """Bytes -> what the matrix unit takes."""
-    if not NATIVE or FORMAT == "float16" or FORMAT == "bfloat16":
+    if not NATIVE or (FORMAT == "float16" or FORMAT == "bfloat16"):
         return widen(x, FORMAT)
     elif FORMAT == "e4m3fn":
         return x.to(tl.float8e4nv, bitcast=True)
@@ -106,6 +107,7 @@ def quantized_step(
     FORMAT: tl.constexpr,
     V_FORMAT: tl.constexpr,
     NATIVE: tl.constexpr,
+    NATIVE_VALUES: tl.constexpr,
     BLOCK_SCALES: tl.constexpr,
     LEFT: tl.constexpr,
     RIGHT: tl.constexpr,
@@ -136,10 +138,12 @@ def quantized_step(
     # -- output: [BLOCK_M, BLOCK_N] @ [BLOCK_N, BLOCK_D]
     v = load_tile(V, offs_v, cols, seqlen_k, dims, HEAD_DIM, PAD_DIM, MASK)
     v = as_operand(v, V_FORMAT, NATIVE and V_FORMAT != "int8")
+    if not NATIVE_VALUES and v.dtype.is_fp8():
+        v = v.to(tl.float16)
     acc = acc * alpha[:, None]
-    if NATIVE and (V_FORMAT == "e4m3fn" or V_FORMAT == "e5m2"):
+    if NATIVE_VALUES and (V_FORMAT == "e4m3fn" or V_FORMAT == "e5m2"):
         acc = tl.dot((p * 256.0).to(tl.float8e4nv), v, acc)
-    elif NATIVE and (V_FORMAT == "e4m3fnuz" or V_FORMAT == "e5m2fnuz"):
+    elif NATIVE_VALUES and (V_FORMAT == "e4m3fnuz" or V_FORMAT == "e5m2fnuz"):
         # 240 is the largest e4m3fnuz: one power of 2 less.
         acc = tl.dot((p * 128.0).to(tl.float8e4b8), v, acc)
     else:
@@ -191,6 +195,7 @@ def quantized_kernel(
     FORMAT: tl.constexpr,
     V_FORMAT: tl.constexpr,
     NATIVE: tl.constexpr,
+    NATIVE_VALUES: tl.constexpr,
     BLOCK_SCALES: tl.constexpr,
     LEFT: tl.constexpr,
     RIGHT: tl.constexpr,
@@ -250,7 +255,7 @@ def quantized_kernel(
         acc, row_sum, row_max = quantized_step(
             acc, row_sum, row_max, q, q_scale, K + start * stride_kn, V + start * stride_vn, KScale, offs_k, offs_v,
             rows, block * BLOCK_N, dims, seqlen_k, shift, left, right, scale_log2, softcap, slope, block_scale,
-            HEAD_DIM, BLOCK_N, PAD_DIM, FORMAT, V_FORMAT, NATIVE, BLOCK_SCALES, LEFT, RIGHT, SOFTCAP, ALIBI, False,
+            HEAD_DIM, BLOCK_N, PAD_DIM, FORMAT, V_FORMAT, NATIVE, NATIVE_VALUES, BLOCK_SCALES, LEFT, RIGHT, SOFTCAP, ALIBI, False,
         )  # fmt: skip
     # -- blocks cut by the window, the diagonal or the end of the keys
     for i in range((full_begin - begin) + (end - full_end)):
@@ -259,16 +264,16 @@ def quantized_kernel(
         acc, row_sum, row_max = quantized_step(
             acc, row_sum, row_max, q, q_scale, K + start * stride_kn, V + start * stride_vn, KScale, offs_k, offs_v,
             rows, block * BLOCK_N, dims, seqlen_k, shift, left, right, scale_log2, softcap, slope, block_scale,
-            HEAD_DIM, BLOCK_N, PAD_DIM, FORMAT, V_FORMAT, NATIVE, BLOCK_SCALES, LEFT, RIGHT, SOFTCAP, ALIBI, True,
+            HEAD_DIM, BLOCK_N, PAD_DIM, FORMAT, V_FORMAT, NATIVE, NATIVE_VALUES, BLOCK_SCALES, LEFT, RIGHT, SOFTCAP, ALIBI, True,
         )  # fmt: skip
 
     # -- normalise and take back the scale of the values; a row that saw no key gives 0 and +inf
     empty = row_sum == 0.0
     safe_sum = tl.where(empty, 1.0, row_sum)
     scale = tl.load(VScale + batch * (heads // group) + head_k) / safe_sum
-    if NATIVE and (V_FORMAT == "e4m3fn" or V_FORMAT == "e5m2"):
+    if NATIVE_VALUES and (V_FORMAT == "e4m3fn" or V_FORMAT == "e5m2"):
         scale = scale * (1.0 / 256.0)
-    elif NATIVE and (V_FORMAT == "e4m3fnuz" or V_FORMAT == "e5m2fnuz"):
+    elif NATIVE_VALUES and (V_FORMAT == "e4m3fnuz" or V_FORMAT == "e5m2fnuz"):
         scale = scale * (1.0 / 128.0)
     tl.store(Lse + rows, tl.where(empty, float("inf"), (row_max + tl.log2(safe_sum)) * LN2), mask=rows < seqlen_q)
     store_tile(
