@@ -103,7 +103,8 @@ def main() -> int:
     reasons: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         make_alias(Path(folder), options.checkout)
-        environment = dict(os.environ, PYTHONPATH=folder, PYTHONUNBUFFERED="1")
+        path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+        environment = dict(os.environ, PYTHONPATH=path, PYTHONUNBUFFERED="1")
         environment.setdefault("FLASH_ATTENTION_TRITON_AMD_ENABLE", "TRUE")
         processes = []
         for file in options.file:
