@@ -32,10 +32,10 @@ from fa_doctor.diagnosis.conditions import FactValue, holds
 from fa_doctor.diagnosis.context import LOG, Context, compiled, facts_from_text
 from fa_doctor.diagnosis.derived import derive
 from fa_doctor.diagnosis.failures import Failure, Knowledge, Signature, knowledge
-from fa_doctor.diagnosis.logtext import Block
+from fa_doctor.diagnosis.logtext import Block, blocks_of_text
 from fa_doctor.diagnosis.scan import Line, PhraseIndex
 
-__all__ = ["CONFIDENT", "Candidate", "Explanation", "Finder", "explain"]
+__all__ = ["CONFIDENT", "Candidate", "Explanation", "Finder", "explain", "explain_text"]
 
 CONFIDENT = 0.5
 # Below this a candidate is not worth a line of output.
@@ -134,6 +134,11 @@ def explain(blocks: Iterable[Block], context: Context | None = None, known: Know
         result for failure in known.failures if (result := weigh(failure, found, symptoms, values, context)) is not None
     ]
     return Explanation(tuple(rank(weighed)), tuple(symptoms), context)
+
+
+def explain_text(text: str, context: Context | None = None) -> Explanation:
+    """Explains a text that is in memory, such as what a child process printed."""
+    return explain(blocks_of_text(text), context)
 
 
 class _Sample:

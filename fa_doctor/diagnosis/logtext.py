@@ -20,8 +20,8 @@ BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 4 * BLOCK_BYTES
 
 TYPICAL_LINE = 200
-LONG_COMMAND = 900
-COMMAND_BEGIN, COMMAND_END = 200, 400
+LONG_COMMAND = 600
+COMMAND_BEGIN, COMMAND_END = 160, 240
 
 # CSI, OSC (window titles, hyperlinks) and two-byte escapes.
 ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")

@@ -30,6 +30,8 @@ HITS_PER_PHRASE = 24
 LAST_HITS = 8
 LONGEST_UNIT = 2400
 WRAPPED = " " * 8
+WRAPPED_LINE = b"\n        "
+SMALL_BLOCK = 1 << 18
 LONGEST_ANSWER = 16  # bytes: "False", "0", "None"
 
 
@@ -118,9 +120,11 @@ class _Lines:
         return [found.start() for found in re.finditer(b"\n", self.lower)]
 
     @cached_property
-    def flat(self) -> tuple[bytes, bytes]:
-        """The block with every run of white space made one blank, in lower case and as it is."""
-        return b" ".join(self.lower.split()), b" ".join(self.block.data.split())
+    def flat(self) -> bytes:
+        """The block with every run of white space made one blank; empty for a large one in which nothing is wrapped."""
+        if len(self.lower) > SMALL_BLOCK and WRAPPED_LINE not in self.lower:
+            return b""
+        return b" ".join(self.lower.split())
 
     def each_with(self, phrase: bytes) -> Iterator[Line]:
         """Each line that holds the phrase, once."""
@@ -162,16 +166,16 @@ class _Lines:
 
     def wrapped_with(self, phrase: bytes) -> Line | None:
         """The phrase where a logger has wrapped it over the end of a line, with the words around it."""
-        lower, text = self.flat
-        at = lower.find(phrase)
+        at = self.flat.find(phrase)
         if at < 0:
             return None
         # Which line it is: the words before it are as many as before the line in the block.
-        words_before = lower.count(b" ", 0, at)
+        words_before = self.flat.count(b" ", 0, at)
         number, seen = self.block.first_line, 0
         for line in self.block.data.split(b"\n"):
             seen += len(line.split())
             if seen > words_before:
                 break
             number += 1
+        text = b" ".join(self.block.data.split())
         return Line(number, text[max(0, at - 200) : at + len(phrase) + 200].decode("utf-8", "replace"))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fa_doctor.diagnosis.explain import explain
-from fa_doctor.diagnosis.logtext import blocks_of_text
+from fa_doctor.diagnosis.explain import explain_text
 
 LOGS = sorted((Path(__file__).parent / "ordinary_logs").glob("*.txt"))
 
@@ -18,5 +17,5 @@ def test_there_are_enough_of_them() -> None:
 
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: path.stem)
 def test_is_not_confident(path: Path) -> None:
-    found = explain(blocks_of_text(path.read_text()))
+    found = explain_text(path.read_text())
     assert found.confident is None, (found.confident.failure.id, found.confident.confidence)
