@@ -78,7 +78,8 @@ def device_guard(tensor: torch.Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device; this makes the tensor's device the current one."""
     if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
         return nullcontext()
-    return torch.cuda.device(tensor.device)
+    guard: AbstractContextManager[Any] = torch.cuda.device(tensor.device)
+    return guard
 
 
 def target_name(tensor: torch.Tensor) -> str:

@@ -200,7 +200,10 @@ def check(case: Case) -> None:
     exact, exact_lse = plain(case, arguments, torch.float64)
     math_out, _ = plain(case, arguments, case.dtype)
     assert torch.isfinite(out).all()
-    allowed = 2 * (math_out.double() - exact).abs().max() + torch.finfo(case.dtype).eps / 2 * exact.abs().max()
+    # Beyond twice the error of PyTorch: the last rounding of the output, and of rotated queries and keys, which may go
+    # another way from float32 than from the float64 of `turn`.
+    ulp = torch.finfo(case.dtype).eps * exact.abs().max()
+    allowed = 2 * (math_out.double() - exact).abs().max() + (2 if case.rotary_dim else 0.5) * ulp
     assert (out.double() - exact).abs().max() <= allowed
     torch.testing.assert_close(lse.double(), exact_lse, rtol=1e-5, atol=2e-3 if case.dtype != FLOAT else 1e-5)
 
