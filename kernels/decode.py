@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import tuning
+from . import launching, tuning
 from .call import Call
 from .compat import TRITON_VERSION, device_guard, target_name
 from .config import Config
@@ -182,6 +182,7 @@ def tiles_of_split(
         "right",
         "num_splits",
         "page_size",
+        "heads_k",
         "group",
         "stride_ls",
         "stride_lb",
@@ -219,6 +220,7 @@ def decode_kernel(
     stride_lh,
     stride_table,
     stride_slopes,
+    heads_k,
     group,  # query heads to a key/value head
     seqlen_q,
     seqlen_cache,
@@ -240,7 +242,7 @@ def decode_kernel(
     SPLIT: tl.constexpr,
     EXACT: tl.constexpr,
     WIDE: tl.constexpr,
-    VECTOR: tl.constexpr = False,
+    VECTOR: tl.constexpr,
 ):
     """One program: BLOCK_M rows against one split of the keys. A row is one query of one head of the group.
 
@@ -251,10 +253,11 @@ def decode_kernel(
     ALIBI: tl.constexpr = Slopes is not None
     PAD_DIM: tl.constexpr = HEAD_DIM != BLOCK_D
     # -- which rows
+    blocks = tl.cdiv(seqlen_q * group, BLOCK_M)
     split = tl.program_id(0) % num_splits
-    first_row = (tl.program_id(0) // num_splits) * BLOCK_M
-    head_k = tl.program_id(1)
-    batch = tl.program_id(2)
+    first_row = (tl.program_id(0) // num_splits % blocks) * BLOCK_M
+    head_k = tl.program_id(0) // (num_splits * blocks) % heads_k
+    batch = tl.program_id(0) // (num_splits * blocks * heads_k)
     batch64 = batch.to(tl.int64)
     rows = first_row + tl.arange(0, BLOCK_M)
     queries = rows // group
@@ -434,96 +437,135 @@ def decode_attention(
     key is seen.
     """
     batch, seqlen_q, heads, head_dim = q.shape
-    heads_k = k_cache.shape[2]
-    group = heads // heads_k
-    page_size = 0 if args.block_table is None else k_cache.shape[1]
-    seqlen_cache = k_cache.shape[1] if args.block_table is None else args.block_table.shape[1] * page_size
     out = torch.empty((batch, seqlen_q, heads, head_dim), dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, heads, seqlen_q), dtype=torch.float32, device=q.device)
     if out.numel() == 0:
         return out, lse
 
-    features = frozenset(
-        name
-        for name, used in {
-            "rows_over_16": seqlen_q * group > 16,
-            "rows_over_32": seqlen_q * group > 32,
-            "causal": args.window_right == 0,
-            "window": args.window_left >= 0 or args.window_right > 0,
-            "softcap": args.softcap > 0,
-            "alibi": args.alibi_slopes is not None,
-            "paged": args.block_table is not None,
-        }.items()
-        if used
+    scalars = (
+        args.softmax_scale,
+        args.window_left,
+        args.window_right,
+        args.softcap,
+        args.seqlen_new,
+        args.num_splits,
     )
-    target = target_name(q)
-
-    def launch(tile: Config) -> None:
-        _launch(q, k_cache, v_cache, args, out, lse, tile, target)
-
+    tensors = (
+        q,
+        k_cache,
+        v_cache,
+        args.cache_seqlens,
+        args.cache_batch_idx,
+        args.cache_leftpad,
+        args.block_table,
+        args.alibi_slopes,
+    )
+    key = launching.plan_key("decode", scalars, *tensors)
+    plan = launching.known(key)
     with device_guard(q):
-        launch(
-            tuning.pick(
-                target, "decode", head_dim, q.dtype, features, (seqlen_q, seqlen_cache), batch * heads_k, launch
-            )
-        )
+        if isinstance(plan, _DecodePlan):
+            plan.again((*tensors, out, lse, *_parts(plan.splits, out, lse)))
+        else:
+            launching.remember(key, _plan(q, k_cache, v_cache, args, out, lse))
     return out, lse
 
 
-def _launch(
+class _DecodePlan(launching.Plan):
+    """How a call was launched; splits: into how many parts its keys were cut, each with a place of its own in memory."""
+
+    splits = 1
+
+
+def _parts(splits: int, out: torch.Tensor, lse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the splits write: (splits, batch, heads, seqlen_q, head_dim) and without head_dim; one writes the result."""
+    if splits == 1:
+        return out, lse
+    batch, seqlen_q, heads, head_dim = out.shape
+    parts = torch.empty((splits, batch, heads, seqlen_q, head_dim), dtype=torch.float32, device=out.device)
+    return parts, torch.empty((splits, batch, heads, seqlen_q), dtype=torch.float32, device=out.device)
+
+
+def _features(q: torch.Tensor, rows: int, args: DecodeArguments) -> frozenset[str]:
+    """What configurations of kind "decode" may depend on; rows: queries times heads that share a key/value head."""
+    named = {
+        "rows_over_16": rows > 16,
+        "rows_over_32": rows > 32,
+        "causal": args.window_right == 0,
+        "window": args.window_left >= 0 or args.window_right > 0,
+        "softcap": args.softcap > 0,
+        "alibi": args.alibi_slopes is not None,
+        "paged": args.block_table is not None,
+    }
+    return frozenset(name for name, used in named.items() if used)
+
+
+def _plan(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
     args: DecodeArguments,
     out: torch.Tensor,
     lse: torch.Tensor,
-    tile: Config,
-    target: str,
-) -> None:
-    """Both kernels, or the first alone where the keys are not split."""
+) -> _DecodePlan:
+    """Launches both kernels, or the first alone where the keys are not split; returns what it takes to do so again."""
     batch, seqlen_q, heads, head_dim = q.shape
     heads_k, rows = k_cache.shape[2], batch * heads * seqlen_q
     group = heads // heads_k
     slopes, table = args.alibi_slopes, args.block_table
     page_size = 0 if table is None else k_cache.shape[1]
     seqlen_cache = k_cache.shape[1] if table is None else table.shape[1] * page_size
-    blocks = triton.cdiv(seqlen_q * group, tile.block_m)
-    # The scale is kept above 0: -inf * 0 would be NaN. A negative one never comes here (kvcache.py turns q's sign).
     reach = seqlen_cache
     if args.window_left >= 0 and args.window_right >= 0:
         reach = min(reach, args.window_left + args.window_right + seqlen_q)
-    splits = args.num_splits or choose_splits(
-        blocks * heads_k * batch, triton.cdiv(reach, tile.block_n), compute_units(q)
-    )
-    if splits == 1:
-        parts, parts_lse = out, lse
-        strides_out = (0, out.stride(0), out.stride(1), out.stride(2))
-    else:
-        parts = torch.empty((splits, batch, heads, seqlen_q, head_dim), dtype=torch.float32, device=q.device)
-        parts_lse = torch.empty((splits, batch, heads, seqlen_q), dtype=torch.float32, device=q.device)
-        strides_out = (parts.stride(0), parts.stride(1), parts.stride(3), parts.stride(2))
-    options = dict(tile.options)
-    if tile.block_m < 16 and TRITON_VERSION < (3, 3):
-        options["VECTOR"] = True  # tl.dot takes no fewer than 16 rows there
-    gather = table is not None and page_size % tile.block_n != 0
-    decode_kernel[(blocks * splits, heads_k, batch)](
-        q, k_cache, v_cache, parts, parts_lse,
-        args.cache_seqlens, args.cache_batch_idx, args.cache_leftpad, table, slopes,
-        *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3], *strides_out,
-        rows if splits > 1 else 0, heads * seqlen_q, seqlen_q,
-        0 if table is None else table.stride(0),
-        0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
-        group, seqlen_q, seqlen_cache, args.seqlen_new, page_size, splits,
-        args.window_left, args.window_right, max(args.softmax_scale * math.log2(math.e), 1e-30), args.softcap,
-        HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_M=tile.block_m, BLOCK_N=tile.block_n,
-        GATHER=page_size if gather else 0,
-        LEFT=args.window_left >= 0, RIGHT=args.window_right >= 0, SOFTCAP=args.softcap > 0,
-        SPLIT=splits > 1, EXACT=q.dtype == torch.float32,
-        WIDE=(tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31,
-        num_warps=tile.num_warps, num_stages=tile.num_stages, **options,
-    )  # fmt: skip
-    if splits > 1:
-        combine_kernel[(rows,)](
-            parts, parts_lse, out, lse, *out.stride()[:3], splits, seqlen_q, heads, rows,
-            HEAD_DIM=head_dim, BLOCK_D=Call.block_d(head_dim), BLOCK_S=32, num_warps=4,
+    block_d = Call.block_d(head_dim)
+
+    def launch(tile: Config) -> _DecodePlan:
+        programs = triton.cdiv(seqlen_q * group, tile.block_m) * heads_k * batch
+        splits = args.num_splits or choose_splits(programs, triton.cdiv(reach, tile.block_n), compute_units(q))
+        parts, parts_lse = _parts(splits, out, lse)
+        strides_out = (0, *out.stride()[:3]) if splits == 1 else (*parts.stride()[:2], parts.stride(3), parts.stride(2))
+        options = dict(tile.options)
+        # Triton 3.2's tl.dot takes no fewer than 16 rows.
+        vector = options.pop("VECTOR", False) or (tile.block_m < 16 and TRITON_VERSION < (3, 3))
+        plan = _DecodePlan(
+            q=q, k=k_cache, v=v_cache, lengths=args.cache_seqlens, rows=args.cache_batch_idx, leftpad=args.cache_leftpad,
+            table=table, slopes=slopes, out=out, lse=lse, parts=parts, parts_lse=parts_lse,
         )  # fmt: skip
+        plan.splits = splits
+        plan.launch(
+            decode_kernel,
+            programs * splits,
+            ("q", "k", "v", "parts", "parts_lse", "lengths", "rows", "leftpad", "table", "slopes"),
+            (
+                *q.stride()[:3], *k_cache.stride()[:3], *v_cache.stride()[:3], *strides_out,
+                rows if splits > 1 else 0, heads * seqlen_q, seqlen_q,
+                0 if table is None else table.stride(0),
+                0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
+                heads_k, group, seqlen_q, seqlen_cache, args.seqlen_new, page_size, splits,
+                args.window_left, args.window_right,
+                # Kept above 0: -inf * 0 would be NaN. A negative scale never comes here, see kvcache.py.
+                max(args.softmax_scale * math.log2(math.e), 1e-30), args.softcap,
+            ),
+            {
+                "HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n,
+                "GATHER": page_size if page_size % tile.block_n else 0,
+                "LEFT": args.window_left >= 0, "RIGHT": args.window_right >= 0, "SOFTCAP": args.softcap > 0,
+                "SPLIT": splits > 1, "EXACT": q.dtype == torch.float32,
+                "WIDE": (tile.block_n + 1) * max(k_cache.stride(1), v_cache.stride(1)) >= 2**31, "VECTOR": vector,
+            },
+            {"num_warps": tile.num_warps, "num_stages": tile.num_stages, **options},
+        )  # fmt: skip
+        if splits > 1:
+            plan.launch(
+                combine_kernel,
+                rows,
+                ("parts", "parts_lse", "out", "lse"),
+                (*out.stride()[:3], splits, seqlen_q, heads, rows),
+                {"HEAD_DIM": head_dim, "BLOCK_D": block_d, "BLOCK_S": 32},
+                {"num_warps": 4},
+            )
+        return plan
+
+    target, lengths = target_name(q), (seqlen_q, seqlen_cache)
+    features = _features(q, seqlen_q * group, args)
+    return launch(tuning.pick(target, "decode", head_dim, q.dtype, features, lengths, batch * heads_k, launch))
