@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -64,6 +65,7 @@ def sdpa(backend: SDPBackend, causal: bool) -> Attention:
 def flex(causal: bool, length: int) -> Attention:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    torch._functorch.config.donated_buffer = False  # the backward pass is run many times on one graph
     compiled = torch.compile(flex_attention, dynamic=False)
     mask = None
     if causal:
