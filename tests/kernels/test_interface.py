@@ -22,7 +22,14 @@ from fa_doctor.kernels import (
     reference,
 )
 
-OPTIONS = ["dropout_p=0.0", "softmax_scale=None", "causal=False", "window_size=(-1,-1)", "softcap=0.0", "alibi_slopes=None"]
+OPTIONS = [
+    "dropout_p=0.0",
+    "softmax_scale=None",
+    "causal=False",
+    "window_size=(-1,-1)",
+    "softcap=0.0",
+    "alibi_slopes=None",
+]
 TAIL = ["deterministic=False", "return_attn_probs=False"]
 LENGTHS = ["cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"]
 # The signatures of flash-attn 2.8.3.
