@@ -31,7 +31,7 @@ from .config import Config, candidates, choose
 __all__ = ["Progress", "autotune_wanted", "in_progress", "pick", "searching", "shape_class", "store_path"]
 
 SCHEMA = "fa-doctor/tuning/1"
-_SOURCES = ("forward.py", "backward.py", "primitives.py", "decode.py")
+_SOURCES = ("forward.py", "backward.py", "primitives.py", "decode.py", "decode_kernels.py")
 _log = logging.getLogger(__name__)
 
 # Called for each candidate: kernel kind, its number, how many there are, the candidate, milliseconds or why there are none.
@@ -146,7 +146,7 @@ def pick(
     features: frozenset[str],
     lengths: tuple[int, int],
     programs: int,
-    launch: Callable[[Config], None],
+    launch: Callable[[Config], object],
 ) -> Config:
     """The configuration for a call: one that was found, else (where a search is wanted) the best, else the shipped one.
 
@@ -176,7 +176,7 @@ def _capturing() -> bool:
     return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
-def _search(kind: str, configs: Sequence[Config], launch: Callable[[Config], None]) -> tuple[Config | None, float]:
+def _search(kind: str, configs: Sequence[Config], launch: Callable[[Config], object]) -> tuple[Config | None, float]:
     """The fastest of `configs` and its milliseconds; those that cannot run here are passed over."""
     bench = triton.runtime.driver.active.get_benchmarker()
     best: Config | None = None
