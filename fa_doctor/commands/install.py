@@ -96,9 +96,6 @@ class _Install:
     def _install(self, paths: Any) -> int:
         from fa_doctor.installer import record as records
         from fa_doctor.installer.destination import existing
-        from fa_doctor.installer.index import new_session
-        from fa_doctor.installer.locking import locked
-        from fa_doctor.installer.preconditions import check_preconditions
         from fa_doctor.installer.recover import refuse_if_unfinished
 
         refuse_if_unfinished(paths)
@@ -114,8 +111,8 @@ class _Install:
                 return 0
         else:
             choice = None if lock_exists else self._choose(destination)
-        plan = self._plan(paths.environment, destination, choice)
-        tool = self._tool(plan.base_python)
+        plan, python = self._plan(paths.environment, destination, choice)
+        tool = self._tool(python)
         from fa_doctor.installer.wording import describe_plan, plan_as_json
 
         if self.options["style"] == "json":
@@ -130,6 +127,10 @@ class _Install:
             return self._download(plan)
         if not self._agreed():
             return 1
+        from fa_doctor.installer.index import new_session
+        from fa_doctor.installer.locking import locked
+        from fa_doctor.installer.preconditions import check_preconditions
+
         # Before the lock, which is a file beside the environment: a refusal leaves nothing behind.
         check_preconditions(plan, new_session(), offline=self.options["offline"])
         with locked(paths, self.options["wait"]):
@@ -182,9 +183,9 @@ class _Install:
 
     def _plan(self, folder: Path, destination: Any, choice: Any) -> Any:
         from fa_doctor.installer import lockfile
-        from fa_doctor.installer.destination import available_pythons, to_be_made
+        from fa_doctor.installer.destination import Destination, available_pythons, to_be_made
         from fa_doctor.installer.index import IndexClient
-        from fa_doctor.installer.planner import Destination, plan_from_choice, plan_from_lock
+        from fa_doctor.installer.planner import plan_from_choice, plan_from_lock
         from fa_doctor.installer.sources import Sources, configured_sources, index_of_stack
 
         options = self.options
@@ -197,17 +198,18 @@ class _Install:
                     raise UsageProblem(f"{locked.path} is for Python {locked.python}: name one with --python")
                 destination = Destination(folder, False, python, {})
             plan = plan_from_lock(locked, destination, replace=options["replace"])
-            return self._with_wheels(plan)
+            return self._with_wheels(plan), destination.python
         if destination is None:
             destination = to_be_made(folder, choice.stack, self.pythons or {})
         if options["download"]:
             destination = Destination(folder, False, destination.python, {})
         sources = Sources(None)
         if not options["offline"]:
-            sources = configured_sources(destination.python.executable, self.environ, options["index_url"])
+            python = destination.python
+            sources = configured_sources((python.executable, *python.with_pip), self.environ, options["index_url"])
         client = IndexClient(offline=options["offline"])
         folders = (str(Path(options["wheels"]).resolve()),) if options["wheels"] else ()
-        return plan_from_choice(
+        plan = plan_from_choice(
             choice,
             destination,
             attention=options["attention"],
@@ -220,6 +222,7 @@ class _Install:
             everything=bool(options["lock"]),
             folders=folders,
         )
+        return plan, destination.python
 
     def _with_wheels(self, plan: Any) -> Any:
         """A plan from a lock file whose files are taken from --wheels where they are there."""
@@ -229,10 +232,10 @@ class _Install:
             return plan
         return from_folder(plan, Path(self.options["wheels"]).resolve(), only=self.options["offline"])
 
-    def _tool(self, base_python: str) -> Any:
+    def _tool(self, python: Any) -> Any:
         from fa_doctor.installer.package_tool import find_tool
 
-        return find_tool(self.environ, base_python, self.options["installer"])
+        return find_tool(self.environ, python.with_pip, self.options["installer"])
 
     def _write_lock(self, plan: Any) -> None:
         from fa_doctor import __version__
@@ -293,9 +296,9 @@ class _Install:
 
     def _resume(self, paths: Any) -> int:
         from fa_doctor.installer import lockfile
-        from fa_doctor.installer.destination import existing
+        from fa_doctor.installer.destination import Destination, existing
         from fa_doctor.installer.locking import locked
-        from fa_doctor.installer.planner import Destination, plan_from_lock
+        from fa_doctor.installer.planner import plan_from_lock
         from fa_doctor.installer.recover import complete_placing, unfinished
         from fa_doctor.installer.target import inspect_python
         from fa_doctor.installer.wording import next_steps
@@ -317,7 +320,7 @@ class _Install:
             )
             plan = plan_from_lock(stored, destination, replace=True)
             click.echo(f"Resumes the install that was cut off at the step {cut.step!r}.")
-            return self._carry_out(plan, self._tool(plan.base_python))
+            return self._carry_out(plan, self._tool(destination.python))
 
     def _roll_back(self, paths: Any) -> int:
         from fa_doctor.installer.locking import locked

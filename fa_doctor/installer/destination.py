@@ -6,20 +6,30 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from fa_doctor.errors import UsageProblem
 from fa_doctor.installer.errors import NothingFits, Refused
-from fa_doctor.installer.installed import scan
-from fa_doctor.installer.planner import Destination
+from fa_doctor.installer.installed import Installed, scan
 from fa_doctor.installer.target import TargetPython, active_environment, inspect_python
 from fa_doctor.knowledge.stacks import Stack
 
-__all__ = ["available_pythons", "environment_folder", "existing", "to_be_made"]
+__all__ = ["Destination", "available_pythons", "environment_folder", "existing", "to_be_made"]
 
 MINORS = range(8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The environment: its folder, whether it is there, the Python in it or to make it from, and what it holds."""
+
+    environment: Path
+    exists: bool
+    python: TargetPython
+    installed: Mapping[str, Installed]
 
 
 def environment_folder(venv: str | None, python: str | None, environ: Mapping[str, str]) -> Path:

@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from fa_doctor.installer.errors import InstallFailed
-from fa_doctor.installer.index import RemoteFile, redacted
+from fa_doctor.installer.index import redacted
+from fa_doctor.installer.package import RemoteFile
 
 __all__ = ["Downloader", "sha256_of"]
 

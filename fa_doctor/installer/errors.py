@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fa_doctor.errors import EXIT_FAILED, EXIT_USAGE, FaDoctorError
 
-__all__ = ["InstallFailed", "Interrupted", "NothingFits", "Refused"]
+__all__ = ["InstallFailed", "NotReady", "NothingFits", "Refused"]
 
 
 class InstallFailed(FaDoctorError):
@@ -25,7 +25,7 @@ class Refused(FaDoctorError):
     exit_code = EXIT_USAGE
 
 
-class Interrupted(FaDoctorError):
-    """Ctrl-C or SIGTERM arrived."""
+class NotReady(Refused):
+    """The install was not begun, since the machine lacks something: room, rights, a network, or its turn."""
 
-    exit_code = 130
+    exit_code = EXIT_FAILED

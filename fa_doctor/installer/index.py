@@ -19,9 +19,10 @@ from urllib3.util import Retry
 
 from fa_doctor import __version__
 from fa_doctor.installer.errors import InstallFailed
+from fa_doctor.installer.package import RemoteFile
 from fa_doctor.installer.remote_zip import metadata_of_wheel
 
-__all__ = ["IndexClient", "IndexUnreachable", "RemoteFile", "local_path", "new_session", "redacted"]
+__all__ = ["IndexClient", "IndexUnreachable", "local_path", "new_session", "redacted"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 TIMEOUT_S = (10.0, 30.0)  # to connect, and between two bytes
@@ -30,19 +31,6 @@ PAGE_LIMIT = 64 << 20  # bytes of an index page; the largest real ones are below
 
 class IndexUnreachable(InstallFailed):
     """An index gave no usable answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One file an index offers. `url` may be https, http or file; `sha256` and `size` are None where not stated."""
-
-    filename: str
-    url: str
-    sha256: str | None = None
-    size: int | None = None
-    requires_python: str | None = None
-    yanked: bool = False
-    has_metadata: bool = False
 
 
 def redacted(url: str) -> str:

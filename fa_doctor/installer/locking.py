@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from filelock import FileLock, Timeout
 
-from fa_doctor.installer.errors import Refused
+from fa_doctor.installer.errors import NotReady
 from fa_doctor.installer.plan import Paths
 
 __all__ = ["locked"]
@@ -16,14 +16,14 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(paths: Paths, wait_s: float) -> Iterator[None]:
-    """Holds the lock of an environment; waits up to `wait_s` seconds for another install to end, then raises Refused.
+    """Holds the lock of an environment; waits up to `wait_s` seconds for another install to end, then raises NotReady.
 
     The lock ends with its process, however that ends. Its file stays: removing it would let two in.
     """
     try:
         paths.state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(f"{paths.state} cannot be made ({error.strerror}): nothing was changed") from error
+        raise NotReady(f"{paths.state} cannot be made ({error.strerror}): nothing was changed") from error
     owner = paths.state / "owner"
     try:
         lock = FileLock(paths.lock, timeout=wait_s)
@@ -36,11 +36,11 @@ def locked(paths: Paths, wait_s: float) -> Iterator[None]:
                 with suppress(OSError):
                     owner.unlink()
     except Timeout:
-        raise Refused(
+        raise NotReady(
             f"another install works on {paths.environment}{_process(owner)}: wait for it (--wait SECONDS) or end it"
         ) from None
     except PermissionError as error:
-        raise Refused(f"{paths.lock} cannot be opened ({error.strerror}): nothing was changed") from error
+        raise NotReady(f"{paths.lock} cannot be opened ({error.strerror}): nothing was changed") from error
 
 
 def _process(owner: os.PathLike[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from fa_doctor.installer.children import TAIL, clean_environment, run_child
 from fa_doctor.installer.errors import InstallFailed, Refused
 
-__all__ = ["PackageTool", "Pin", "find_tool"]
+__all__ = ["PackageTool", "Pin", "find_tool", "find_uv"]
 
 DEADLINE_S = 3600.0
 
@@ -116,18 +116,23 @@ class PackageTool:
             raise InstallFailed(f"{failure}:\n{outcome.output.strip()[-TAIL:]}")
 
 
-def find_tool(environ: Mapping[str, str], base_python: str, wanted: str | None = None) -> PackageTool:
-    """uv on PATH or beside fa-doctor's own Python; else a pip that can act on another environment (`pip --python`).
+def find_uv(environ: Mapping[str, str]) -> str | None:
+    """The uv on PATH, else the one beside fa-doctor's own Python; None when there is none."""
+    beside = Path(sys.executable).with_name("uv")
+    return shutil.which("uv", path=environ.get("PATH", os.defpath)) or (str(beside) if beside.exists() else None)
+
+
+def find_tool(environ: Mapping[str, str], pythons: Sequence[str], wanted: str | None = None) -> PackageTool:
+    """uv; else the first of `pythons` whose pip can act on another environment (`pip --python`).
 
     `wanted` ("uv" or "pip") admits one only. Raises Refused when neither is there.
     """
     if wanted != "pip":
-        beside = Path(sys.executable).with_name("uv")
-        uv = shutil.which("uv", path=environ.get("PATH", os.defpath)) or (str(beside) if beside.exists() else None)
+        uv = find_uv(environ)
         if uv:
             return PackageTool("uv", uv, environ)
     if wanted != "uv":
-        for python in dict.fromkeys((sys.executable, base_python)):
+        for python in dict.fromkeys(pythons):
             if _has_pip(python, environ):
                 return PackageTool("pip", python, environ)
     raise Refused(f"neither uv nor pip is there to install with{f' (wanted: {wanted})' if wanted else ''}: install uv")

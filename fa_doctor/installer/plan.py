@@ -9,7 +9,7 @@ from pathlib import Path
 from fa_doctor.environment_file import Variable
 from fa_doctor.installer.flash_attn_package import KernelWheel
 from fa_doctor.installer.installed import Installed
-from fa_doctor.installer.resolve import Package
+from fa_doctor.installer.package import Package
 
 __all__ = ["Paths", "Plan", "Step", "steps_of"]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -13,33 +14,25 @@ from fa_doctor.environment_file import Variable
 from fa_doctor.errors import UsageProblem
 from fa_doctor.installer import as_installed
 from fa_doctor.installer.choose import Choice
+from fa_doctor.installer.destination import Destination
 from fa_doctor.installer.download import sha256_of
 from fa_doctor.installer.errors import NothingFits, Refused
 from fa_doctor.installer.flash_attn_package import DISTRIBUTION, build_wheel
-from fa_doctor.installer.index import IndexClient, local_path
+from fa_doctor.installer.index import IndexClient, IndexUnreachable, local_path
 from fa_doctor.installer.installed import Installed, missing_files, orphans_of_cuda_torch, triton_owners
 from fa_doctor.installer.lockfile import Locked
+from fa_doctor.installer.package import Package
 from fa_doctor.installer.plan import Plan
-from fa_doctor.installer.resolve import STACK_PACKAGES, Package, Resolution, resolve
+from fa_doctor.installer.resolve import STACK_PACKAGES, Resolution, resolve
 from fa_doctor.installer.sources import Sources
 from fa_doctor.installer.target import TargetPython
 from fa_doctor.installer.upstream import BUILD_REQUIREMENTS, find_source
 from fa_doctor.knowledge.stacks import Stack
-from fa_doctor.knowledge.triton import DISTRIBUTIONS, conflict_rule
+from fa_doctor.knowledge.triton import DISTRIBUTIONS, conflict_rule, needs
 
-__all__ = ["Destination", "from_folder", "plan_from_choice", "plan_from_lock"]
+__all__ = ["from_folder", "plan_from_choice", "plan_from_lock"]
 
 OURS = "+fadoctor."
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """The environment: its folder, whether it is there, the Python in it or to make it from, and what it holds."""
-
-    environment: Path
-    exists: bool
-    python: TargetPython
-    installed: Mapping[str, Installed]
 
 
 def plan_from_choice(
@@ -94,7 +87,7 @@ def plan_from_choice(
         variables={**choice.variables, **_attention_variables(attention, stack)},
         reasons=choice.reasons,
         rejected=choice.rejected,
-        notes=(*choice.notes, *_unmet(destination, resolution, gone)),
+        notes=(*choice.notes, *_unmet(destination, resolution, gone), *_compiler_note(stack, destination)),
     )
 
 
@@ -252,10 +245,13 @@ def _resolve_stack(
         return attempt(stack_index)
     try:
         return attempt(None)  # what is configured first: it may be all that can be reached
-    except NothingFits:
+    except NothingFits as error:
         if client.offline:
             raise
-        return attempt(stack_index)
+        try:
+            return attempt(stack_index)
+        except IndexUnreachable as unreachable:
+            raise NothingFits(f"{error}. The stack's own index: {unreachable}") from unreachable
 
 
 def _clashes(stack: Stack, destination: Destination) -> tuple[tuple[Installed, str], ...]:
@@ -310,6 +306,18 @@ def _same_version(first: str, second: str) -> bool:
         return Version(first) == Version(second)
     except InvalidVersion:
         return first == second
+
+
+def _compiler_note(stack: Stack, destination: Destination) -> tuple[str, ...]:
+    """What Triton will need when it first runs a kernel and does not find here."""
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang"))
+    missing = [] if compiler else ["no C compiler is on PATH"]
+    if not destination.python.has_headers:
+        missing.append(f"Python {destination.python.minor} has no headers (Python.h)")
+    wanted = [text for text in needs(stack.triton_version) if "compiler" in text]
+    if stack.cpu or not missing or not wanted:
+        return ()
+    return (f"Triton {stack.triton_version} needs {wanted[0]}; {' and '.join(missing)}",)
 
 
 def _unmet(destination: Destination, resolution: Resolution, gone: set[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import requests
 
-from fa_doctor.installer.errors import Refused
+from fa_doctor.installer.errors import NotReady
 from fa_doctor.installer.index import redacted
 from fa_doctor.installer.memory import available_bytes
 from fa_doctor.installer.plan import Plan
@@ -25,12 +25,12 @@ TIMEOUT_S = (10.0, 30.0)
 
 
 def check_preconditions(plan: Plan, session: requests.Session, *, offline: bool) -> None:
-    """Raises Refused with everything that is wrong, one a line."""
+    """Raises NotReady with everything that is wrong, one a line."""
     problems = [*_rights(plan.environment), *_room(plan), *_memory(plan)]
     if not offline:
         problems += _network(plan, session)
     if problems:
-        raise Refused("nothing was changed: " + "\n".join(problems))
+        raise NotReady("nothing was changed: " + "\n".join(problems))
 
 
 def bytes_needed(plan: Plan) -> int:

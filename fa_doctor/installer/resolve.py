@@ -18,28 +18,18 @@ from packaging.version import InvalidVersion, Version
 from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
 
 from fa_doctor.installer.errors import NothingFits
-from fa_doctor.installer.index import IndexClient, RemoteFile, redacted
+from fa_doctor.installer.index import IndexClient, redacted
 from fa_doctor.installer.installed import Installed
+from fa_doctor.installer.package import Package, RemoteFile
 from fa_doctor.installer.sources import Sources
 from fa_doctor.installer.target import TargetPython
 from fa_doctor.knowledge.triton import DISTRIBUTIONS
 
-__all__ = ["STACK_PACKAGES", "Package", "Resolution", "is_stack_package", "resolve"]
+__all__ = ["STACK_PACKAGES", "Resolution", "is_stack_package", "resolve"]
 
 STACK_PACKAGES = frozenset({"torch", "torchvision", "torchaudio", "rocm", *DISTRIBUTIONS})
 STACK_PREFIXES = ("rocm-sdk-", "amd-torch-device-", "amd-torchvision-device-")
 MAX_ROUNDS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """One wheel to install, or (`file` None) an installed version that stays. `requires` hold for the target."""
-
-    name: str
-    version: str
-    file: RemoteFile | None
-    index: str | None
-    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +110,7 @@ class _Provider(AbstractProvider["Requirement", "_Candidate", str]):
         self._stack_folders = stack_folders
         self._rank: dict[Tag, int] = {tag: rank for rank, tag in enumerate(python.tags())}
         self._candidates: dict[str, list[_Candidate]] = {}
+        self._sources_only: dict[str, str] = {}
         self.rejected: dict[str, list[str]] = {}
 
     def identify(self, requirement_or_candidate: Requirement | _Candidate) -> str:
@@ -221,6 +212,8 @@ class _Provider(AbstractProvider["Requirement", "_Candidate", str]):
     def _parse(self, name: str, file: RemoteFile) -> tuple[Version, int] | None:
         """The version of a wheel and how well it fits; None, with the reason noted, when it does not."""
         if not file.filename.endswith(".whl"):
+            if file.filename.endswith(".tar.gz"):
+                self._sources_only.setdefault(name, file.filename)
             return None
         try:
             project, version, _, wheel_tags = parse_wheel_filename(file.filename)
@@ -255,6 +248,8 @@ class _Provider(AbstractProvider["Requirement", "_Candidate", str]):
         reasons = self.rejected.get(name)
         if reasons:
             return f"{len(reasons)} wheels, none fits: {reasons[-1]}"
+        if name in self._sources_only:
+            return f"offered as source only ({self._sources_only[name]}), which this installer does not build"
         where = self._stack_index if is_stack_package(name) else ", ".join(map(redacted, self._sources.indexes))
         return f"no wheel of it at {redacted(where) if where else 'any configured index'}"
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fa_doctor.errors import UsageProblem
-from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.gpus import architecture, normalize_gfx
+
+if TYPE_CHECKING:
+    from fa_doctor.facts.machine import Machine
 
 __all__ = ["Device", "Situation", "from_machine", "from_targets"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fa_doctor.installer.package_tool import find_uv
 from fa_doctor.knowledge.stacks import Stack
 
 __all__ = ["Sources", "configured_sources", "index_of_stack"]
@@ -44,10 +44,10 @@ def index_of_stack(stack: Stack, pytorch_mirror: str | None, amd_mirror: str | N
     return stack.url
 
 
-def configured_sources(python: str, environ: Mapping[str, str], index_url: str | None = None) -> Sources:
-    """What pip of `python` (else of fa-doctor's own Python, else uv) would use: option, variables, files, built-in."""
+def configured_sources(pythons: Sequence[str], environ: Mapping[str, str], index_url: str | None = None) -> Sources:
+    """What pip (of the first of `pythons` that has one), else uv, would use: option, variables, files, built-in."""
     configured: dict[str, str] = {}
-    helper = next((exe for exe in (python, sys.executable) if _run([exe, "-m", "pip", "--version"], environ)), None)
+    helper = next((exe for exe in dict.fromkeys(pythons) if _run([exe, "-m", "pip", "--version"], environ)), None)
     if helper:
         configured = _pip_configuration(_run([helper, "-m", "pip", "config", "list"], environ) or "")
     default = (
@@ -83,7 +83,9 @@ def _pip_configuration(listing: str) -> dict[str, str]:
 
 def _built_in(helper: str | None, environ: Mapping[str, str]) -> str | None:
     """The address that pip or uv itself uses when nothing is configured, as its help states it."""
-    command = [helper, "-m", "pip", "install", "--help"] if helper else ["uv", "pip", "install", "--help"]
+    command = (
+        [helper, "-m", "pip", "install", "--help"] if helper else [find_uv(environ) or "uv", "pip", "install", "--help"]
+    )
     match = re.search(r"default:?\s+<?(https?://[^\s>)]+/simple)", _run(command, environ) or "")
     return match[1] if match else None
 

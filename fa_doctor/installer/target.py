@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,12 @@ class TargetPython:
     def numbers(self) -> tuple[int, int]:
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
+
+    @property
+    def with_pip(self) -> tuple[str, ...]:
+        """The interpreters whose pip may serve this one, in the order to try: fa-doctor's own, this, what it is made from."""
+        own_base = getattr(sys, "_base_executable", None) or sys.executable
+        return (sys.executable, self.executable, self.base_executable, own_base)
 
     def tags(self) -> tuple[tags.Tag, ...]:
         """The wheel tags it can use, best first. The platform is this machine's: the target runs on it too."""

@@ -11,9 +11,9 @@ from packaging.version import Version
 
 from fa_doctor.installer.children import TAIL, clean_environment, run_child
 from fa_doctor.installer.errors import InstallFailed, NothingFits
-from fa_doctor.installer.index import IndexClient, RemoteFile
+from fa_doctor.installer.index import IndexClient
 from fa_doctor.installer.memory import available_bytes
-from fa_doctor.installer.resolve import Package
+from fa_doctor.installer.package import Package, RemoteFile
 from fa_doctor.installer.sources import Sources
 
 __all__ = ["BUILD_REQUIREMENTS", "build_source", "build_variables", "find_source", "jobs_that_fit"]

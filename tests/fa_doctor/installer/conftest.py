@@ -19,11 +19,11 @@ from index_server import IndexServer
 
 from fa_doctor.installer.children import clean_environment, run_child
 from fa_doctor.installer.choose import choose
-from fa_doctor.installer.destination import existing
+from fa_doctor.installer.destination import Destination, existing
 from fa_doctor.installer.index import IndexClient, new_session
 from fa_doctor.installer.package_tool import PackageTool, find_tool
 from fa_doctor.installer.plan import Plan
-from fa_doctor.installer.planner import Destination, plan_from_choice
+from fa_doctor.installer.planner import plan_from_choice
 from fa_doctor.installer.situation import Situation, from_targets
 from fa_doctor.installer.sources import Sources, index_of_stack
 from fa_doctor.installer.target import TargetPython, inspect_python
@@ -94,7 +94,7 @@ def base() -> TargetPython:
 @pytest.fixture(scope="session")
 def tool(base: TargetPython) -> PackageTool:
     """uv: the other one, pip, has tests of its own."""
-    return find_tool(os.environ, base.executable)
+    return find_tool(os.environ, base.with_pip)
 
 
 def quick_verify(plan: Plan, python: Path, environ: object) -> Verdict:

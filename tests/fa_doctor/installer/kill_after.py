@@ -57,7 +57,7 @@ def main(url: str, environment: str, point: str) -> None:
 
         os.rename = renamed
     python = inspect_python(inspect_python(sys.executable).base_executable)
-    tool = find_tool(os.environ, python.executable)
+    tool = find_tool(os.environ, python.with_pip)
     server: Any = SimpleNamespace(url=url)
     install = conftest.Install(server, python, tool, Path(environment))
     install.transaction().run()

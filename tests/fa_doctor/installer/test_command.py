@@ -202,7 +202,7 @@ def test_rollback_and_resume_from_the_command_line(
 
 
 def test_pip_does_what_uv_does(install: Install, tmp_path: Path) -> None:
-    assert find_tool(os.environ, install.base.executable, "pip").kind == "pip"
+    assert find_tool(os.environ, install.base.with_pip, "pip").kind == "pip"
     assert run(command(install, "--installer", "pip", "--yes")) == 0
     there = existing(install.environment)
     assert there is not None

@@ -18,13 +18,14 @@ from filelock import FileLock
 from index_server import cut, stall, status
 
 from fa_doctor.installer import download
-from fa_doctor.installer.destination import existing
+from fa_doctor.installer.destination import Destination, existing
 from fa_doctor.installer.errors import InstallFailed, NothingFits, Refused
-from fa_doctor.installer.index import IndexUnreachable, RemoteFile
+from fa_doctor.installer.index import IndexUnreachable
 from fa_doctor.installer.lockfile import load
 from fa_doctor.installer.locking import locked
+from fa_doctor.installer.package import RemoteFile
 from fa_doctor.installer.plan import Step
-from fa_doctor.installer.planner import Destination, plan_from_lock
+from fa_doctor.installer.planner import plan_from_lock
 from fa_doctor.installer.recover import complete_placing, roll_back, unfinished
 from fa_doctor.installer.target import inspect_python
 from fa_doctor.installer.verify import Verdict
