@@ -24,6 +24,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.install",
         "Sets up torch, Triton and attention kernels that fit this GPU, verified, or leaves everything as it was.",
     ),
+    "fix": (
+        "fa_doctor.commands.fix",
+        "Applies the automatic fixes of `check`, proves each, and takes back what did not help.",
+    ),
     "env": ("fa_doctor.commands.env", 'Prints the variables that this machine needs: eval "$(fa-doctor env)".'),
     "run": (
         "fa_doctor.commands.run",

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -272,6 +268,7 @@ class _Install:
 
     def _carry_out(self, plan: Any, tool: Any) -> int:
         from fa_doctor.installer.errors import Refused
+        from fa_doctor.installer.interruption import terminated_as_interrupt
         from fa_doctor.installer.progress import Progress
         from fa_doctor.installer.transaction import Transaction
         from fa_doctor.installer.wording import describe_failure, describe_success
@@ -281,7 +278,7 @@ class _Install:
             plan, tool, self.environ, on_step=progress.step, progress=progress.bytes, offline=self.options["offline"]
         )
         try:
-            with _terminated_as_interrupt():
+            with terminated_as_interrupt():
                 outcome = transaction.run()
         except Refused:
             raise
@@ -331,18 +328,3 @@ class _Install:
         with locked(paths, self.options["wait"]):
             click.echo(f"Undone: {roll_back(paths)}.")
         return 0
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end an install as Ctrl-C does: with everything undone."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

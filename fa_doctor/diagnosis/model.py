@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from fa_doctor.diagnosis.actions import Action
+from fa_doctor.diagnosis.actions import Action, SetVariable
 from fa_doctor.evidence import Evidence
 
 __all__ = [
@@ -81,7 +81,10 @@ class Fix:
 
     @property
     def automatic(self) -> bool:
-        """Whether `fa-doctor fix --yes` may apply it."""
+        """Whether `fa-doctor fix --yes` may apply it. Taking a variable away is not: what a shell hands on, only that
+        shell can unset."""
+        if isinstance(self.action, SetVariable) and self.action.value is None:
+            return False
         return self.action is not None and self.safety is Safety.SAFE
 
 

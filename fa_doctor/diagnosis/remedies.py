@@ -146,7 +146,9 @@ def replace_packages(
     if install:
         commands.append(install_line(machine, install, index, *options))
     undo = _undo(machine, remove, install)
-    action = ReplacePackages(remove, install, index) if python.executable and not options else None
+    # A Python that is no environment of its own (that of an image, of pyenv) is shared by more than this project.
+    own = python.executable and python.environment in ("venv", "conda")
+    action = ReplacePackages(remove, install, index) if own and not options else None
     if python.writable is False:  # an environment that belongs to root, as /opt/venv in an image
         commands = [as_root(machine, line) for line in commands]
         undo = tuple(as_root(machine, line) for line in undo) if undo else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fa_doctor.diagnosis.actions import SetVariable
+from fa_doctor.diagnosis.actions import MakeFolder, SetVariable
 from fa_doctor.diagnosis.model import Finding, Safety, Status
 from fa_doctor.environment_file import Variable
 
@@ -28,4 +28,9 @@ def needed_variables(
             action = fix.action
             if isinstance(action, SetVariable) and action.value is not None and fix.safety is Safety.SAFE:
                 needed.setdefault(action.name, Variable(action.value, f"{finding.id} {finding.verdict.title}"))
+            elif isinstance(action, MakeFolder) and action.variable and fix.safety is Safety.SAFE:
+                # `fa-doctor fix` has made the folder; what is inherited names one that does not do.
+                known = kept.get(action.variable)
+                if known is not None and known.value == action.path:
+                    needed.setdefault(action.variable, known)
     return {name: needed[name] for name in sorted(needed) if environ.get(name) != needed[name].value}

@@ -88,6 +88,25 @@ class PackageTool:
             options = ["--no-compile", "--no-cache-dir", "--no-input", "--no-warn-script-location", "--force-reinstall"]
             self._run([*self._pip(python), "install", *options, *shared], "pip could not install the wheels")
 
+    def install_from_indexes(
+        self, python: Path, requirements: Sequence[str], indexes: Sequence[str], find_links: Sequence[str] = ()
+    ) -> None:
+        """Installs `requirements` and what they need from `indexes` (the first is the main one) and nowhere else."""
+        where: list[str | Path] = []
+        for number, index in enumerate(indexes):
+            where += ["--extra-index-url" if number else "--index-url", index]
+        if not indexes:
+            where.append("--no-index")
+        for place in find_links:
+            where += ["--find-links", place]
+        if self.kind == "uv":
+            command: list[str | Path] = [self.program, "pip", "install", "--python", python, "--no-config"]
+            self._run([*command, "--no-progress", *where, *requirements], f"uv could not install {requirements[0]}")
+        else:
+            options = ["--no-input", "--no-warn-script-location"]
+            command = [*self._pip(python), "install", *options, *where, *requirements]
+            self._run(command, f"pip could not install {requirements[0]}")
+
     def uninstall(self, python: Path, names: Sequence[str]) -> None:
         """Removes distributions from the environment of `python`."""
         if not names:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fa_doctor.installer.package_tool import find_uv
-from fa_doctor.knowledge.stacks import Stack
+from fa_doctor.knowledge.stacks import Stack, stacks
 
-__all__ = ["Sources", "configured_sources", "index_of_stack"]
+__all__ = ["Sources", "configured_sources", "index_of_stack", "mirrored"]
 
 DEADLINE_S = 30.0
 PYTORCH = "https://download.pytorch.org/whl"
@@ -35,13 +35,16 @@ class Sources:
 
 def index_of_stack(stack: Stack, pytorch_mirror: str | None, amd_mirror: str | None) -> str | None:
     """The index of a stack; a mirror takes the place of the official address and keeps the part that names ROCm."""
-    if stack.url is None:
-        return None
-    if stack.index == "pytorch" and pytorch_mirror:
-        return stack.url.replace(PYTORCH, pytorch_mirror.rstrip("/"), 1)
-    if stack.index == "amd" and amd_mirror:
+    return None if stack.url is None else mirrored(stack.url, pytorch_mirror, amd_mirror)
+
+
+def mirrored(index: str, pytorch_mirror: str | None, amd_mirror: str | None) -> str:
+    """Where an index is to be reached: at its own address, or at the mirror that the user names for it."""
+    if pytorch_mirror and index.startswith(PYTORCH):
+        return index.replace(PYTORCH, pytorch_mirror.rstrip("/"), 1)
+    if amd_mirror and any(stack.index == "amd" and stack.url == index for stack in stacks().values()):
         return amd_mirror.rstrip("/")
-    return stack.url
+    return index
 
 
 def configured_sources(pythons: Sequence[str], environ: Mapping[str, str], index_url: str | None = None) -> Sources:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fa_doctor.installer.errors import InstallFailed
 
-__all__ = ["Entry", "clone", "differences", "exchange", "flush", "manifest", "remove"]
+__all__ = ["Entry", "clone", "differences", "exchange", "flush", "link_or_copy", "manifest", "remove"]
 
 RENAME_EXCHANGE = 2  # linux/fs.h
 FICLONE = 0x40049409  # linux/fs.h
@@ -79,12 +79,13 @@ def clone(source: Path, target: Path) -> None:
             else:
                 (there / name).mkdir()
         for name in files:
-            _link_or_copy(Path(folder) / name, there / name)
+            link_or_copy(Path(folder) / name, there / name)
     for folder, _, _ in os.walk(target, topdown=False):
         shutil.copystat(source / os.path.relpath(folder, target), folder)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Makes `target` the same file or link as `source`, with its times and permissions, as `clone` does."""
     if source.is_symlink():
         os.symlink(os.readlink(source), target)
         return

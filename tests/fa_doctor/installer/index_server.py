@@ -39,6 +39,9 @@ class IndexServer:
             def do_GET(self) -> None:
                 server.answer(self)
 
+            def do_HEAD(self) -> None:
+                server.answer(self)
+
             def log_message(self, *arguments: Any) -> None:
                 pass
 
@@ -126,7 +129,8 @@ def _send(request: BaseHTTPRequestHandler, status: int, body: bytes, kind: str =
     for name, value in headers.items():
         request.send_header(name.replace("_", "-"), value)
     request.end_headers()
-    request.wfile.write(body)
+    if request.command != "HEAD":
+        request.wfile.write(body)
 
 
 def _send_range(request: BaseHTTPRequestHandler, body: bytes) -> None:

@@ -20,7 +20,7 @@ class Wheel:
     name: str
     version: str
     requires: tuple[str, ...] = ()
-    modules: dict[str, str] = field(default_factory=dict, hash=False)
+    modules: dict[str, str | bytes] = field(default_factory=dict, hash=False)
     tag: str = "py3-none-any"
     requires_python: str | None = None
     scripts: tuple[str, ...] = ()
@@ -38,21 +38,22 @@ class Wheel:
 
     def build(self) -> bytes:
         info = f"{self.name.replace('-', '_')}-{self.version}.dist-info"
-        files = dict(self.modules)
-        files[f"{info}/METADATA"] = self.metadata
-        files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {self.tag}\n"
+        files = {path: text if isinstance(text, bytes) else text.encode() for path, text in self.modules.items()}
+        files[f"{info}/METADATA"] = self.metadata.encode()
+        about = f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {self.tag}\n"
+        files[f"{info}/WHEEL"] = about.encode()
         if self.scripts:
             entries = "".join(f"{name} = {self.name.replace('-', '_')}:main\n" for name in self.scripts)
-            files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{entries}"
+            files[f"{info}/entry_points.txt"] = f"[console_scripts]\n{entries}".encode()
         record = []
-        for path, text in files.items():
-            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-            record.append(f"{path},sha256={digest},{len(text.encode())}")
-        files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""])
+        for path, content in files.items():
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f"{path},sha256={digest},{len(content)}")
+        files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path, text in files.items():
-                archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), text)
+            for path, content in files.items():
+                archive.writestr(zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0)), content)
         return buffer.getvalue()
 
 
