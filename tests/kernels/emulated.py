@@ -38,7 +38,10 @@ def main(folder: str, target: str, order: str) -> None:
         exact_inputs = [x.detach().double().requires_grad_() for x in inputs]
         exact_out, _, _ = reference.attention(*exact_inputs, keep=keep, **options)
         exact = (exact_out, *torch.autograd.grad(exact_out, exact_inputs, g.double()))
-        errors = [float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(got, exact, strict=True)]
+        errors = [
+            float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
+            for a, b in zip(got, exact, strict=True)
+        ]
         print(f"{name}: {max(errors):.2e}", flush=True)
 
 
