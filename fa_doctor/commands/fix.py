@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -55,7 +56,11 @@ def command(ids: tuple[str, ...], selected: tuple[str, ...], **options: Any) -> 
         raise UsageProblem("--undo takes the last fix back, whatever it was: it goes with no other choice")
     _survive_encoding()
     say = _say_to(sys.stderr if options["style"] == "json" else sys.stdout)
-    code = _undo(options, say) if options["undo"] else _fix(words, options, say)
+    was_missing = _put_back_missing(options, say)
+    if options["undo"]:
+        code = 0 if was_missing else _undo(options, say)
+    else:
+        code = _fix(words, options, say)
     from fa_doctor.diagnosis.examine import still_reading
 
     if still_reading():  # a thread hangs in the kernel; an ordinary exit would wait for it
@@ -65,7 +70,27 @@ def command(ids: tuple[str, ...], selected: tuple[str, ...], **options: Any) -> 
     return code
 
 
-def _fix(words: tuple[str, ...], options: dict[str, Any], say: Any) -> int:
+def _put_back_missing(options: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Where a fix was cut off while the environment was moved away: moves it back. Nothing can be examined without it."""
+    from fa_doctor.fixing.history import History
+    from fa_doctor.fixing.places import missing_environment
+    from fa_doctor.fixing.undo import take_back
+    from fa_doctor.installer.locking import locked
+
+    paths = missing_environment(options["python"], os.environ)
+    entry = History(paths).cut_off() if paths else None
+    if paths is None or entry is None:
+        return False
+    if options["dry_run"]:
+        raise UsageProblem(f"{paths.environment} was moved away by a fix that was cut off: fa-doctor fix --undo")
+    with locked(paths, options["wait"]):
+        say(f"{paths.environment} was moved away by fix {entry.number}, which was cut off.")
+        for line in take_back(History(paths), entry, "it was cut off"):
+            say(f"  taken back: {line}")
+    return True
+
+
+def _fix(words: tuple[str, ...], options: dict[str, Any], say: Callable[[str], None]) -> int:
     from fa_doctor.commands.check import IGNORE_FILE
     from fa_doctor.diagnosis.check import all_checks
     from fa_doctor.diagnosis.selection import load_ignores, select
@@ -102,7 +127,7 @@ def _fix(words: tuple[str, ...], options: dict[str, Any], say: Any) -> int:
     return code
 
 
-def _undo(options: dict[str, Any], say: Any) -> int:
+def _undo(options: dict[str, Any], say: Callable[[str], None]) -> int:
     from fa_doctor.facts import python as python_facts
     from fa_doctor.fixing.history import History
     from fa_doctor.fixing.places import paths_of
@@ -157,7 +182,7 @@ def _ask(question: str) -> bool:
         raise KeyboardInterrupt from None
 
 
-def _say_to(stream: Any) -> Any:
+def _say_to(stream: TextIO) -> Callable[[str], None]:
     def say(text: str) -> None:
         stream.write(text + "\n")
         stream.flush()

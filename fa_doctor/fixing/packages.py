@@ -68,10 +68,9 @@ def undo_packages(number: int, environment: Path, identity: str) -> str:
     Raises Conflict where the environment is no longer as the fix left it.
     """
     applied, back = ChangePaths(environment, number, "apply"), ChangePaths(environment, number, "undo")
-    for paths in (back, applied):
-        _complete_move_back(paths)
+    moved_back = [_complete_move_back(paths) for paths in (back, applied)]
     if not is_in_place(environment, identity):
-        did = "the environment had not been touched"
+        did = f"{environment} is {'in its place again, ' if any(moved_back) else ''}as it was before"
     else:
         _settle(applied)
         remove(back.state)
@@ -133,13 +132,16 @@ def _settle(paths: ChangePaths) -> None:
     remove(paths.state)
 
 
-def _complete_move_back(paths: ChangePaths) -> None:
+def _complete_move_back(paths: ChangePaths) -> bool:
     """Where the environment was moved or copied away and the new one had not come yet: puts it back."""
     if not paths.previous.exists():
-        return
-    ways = [record.data.get("way") for record in Journal(paths.journal).read() if record.event == "placing"]
-    placed = any(record.event == "placed" for record in Journal(paths.journal).read())
-    if not paths.environment.exists() or (ways[-1:] == ["copied"] and not placed and paths.stage.exists()):
-        remove(paths.environment)
-        os.rename(paths.previous, paths.environment)
-        sync_folder(paths.environment.parent)
+        return False
+    records = Journal(paths.journal).read()
+    ways = [record.data.get("way") for record in records if record.event == "placing"]
+    placed = any(record.event == "placed" for record in records)
+    if paths.environment.exists() and (ways[-1:] != ["copied"] or placed or not paths.stage.exists()):
+        return False
+    remove(paths.environment)
+    os.rename(paths.previous, paths.environment)
+    sync_folder(paths.environment.parent)
+    return True

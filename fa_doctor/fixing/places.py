@@ -10,6 +10,7 @@ lies beside that file, in the user's configuration folder.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fa_doctor.facts.python import Python
 from fa_doctor.installer.plan import Paths
 from fa_doctor.user_folders import configuration_folder
 
-__all__ = ["ChangePaths", "is_changeable", "journal_of", "paths_of"]
+__all__ = ["ChangePaths", "is_changeable", "journal_of", "missing_environment", "paths_of"]
 
 
 def is_changeable(python: Python) -> bool:
@@ -38,6 +39,17 @@ def paths_of(python: Python) -> Paths:
 def journal_of(paths: Paths) -> Path:
     """The journal of the fixes of an environment."""
     return paths.state / "fixes.jsonl"
+
+
+def missing_environment(python: str | None, environ: Mapping[str, str]) -> Paths | None:
+    """The places of the target environment where it is gone but was worked on: a fix that was cut off between its two
+    renames, on a file system that cannot exchange two folders, leaves it so."""
+    folder = str(Path(python).parent.parent) if python and "/" in python else None
+    named = folder or environ.get("VIRTUAL_ENV") or environ.get("CONDA_PREFIX")
+    if not named or Path(named).exists():
+        return None
+    paths = Paths(Path(os.path.realpath(named)))
+    return paths if journal_of(paths).exists() else None
 
 
 @dataclass(frozen=True, slots=True)

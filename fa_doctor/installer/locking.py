@@ -37,7 +37,7 @@ def locked(paths: Paths, wait_s: float) -> Iterator[None]:
                     owner.unlink()
     except Timeout:
         raise NotReady(
-            f"another install works on {paths.environment}{_process(owner)}: wait for it (--wait SECONDS) or end it"
+            f"another fa-doctor works on {paths.environment}{_process(owner)}: wait for it (--wait SECONDS) or end it"
         ) from None
     except PermissionError as error:
         raise NotReady(f"{paths.lock} cannot be opened ({error.strerror}): nothing was changed") from error

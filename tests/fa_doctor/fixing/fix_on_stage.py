@@ -2,7 +2,7 @@
 
 FOLDER POINT ARGUMENTS...: FOLDER is the staged machine. POINT is "never", "journal:N" (the process kills itself right
 after the N-th line of the journal of fixes is on the disk), "call:MODULE:NAME" (right after that function has returned),
-or "wait:FILE" (it makes FILE after the first fix was applied, and waits there to be interrupted).
+"two-steps" (on a file system that cannot exchange two folders: after the environment was moved away), or "wait:FILE" (it makes FILE after the first fix was applied, and waits there to be interrupted).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from overlay import OverlayHost
 from fa_doctor import cli
 from fa_doctor.fixing import look
 from fa_doctor.fixing.look import Looker
+from fa_doctor.installer import placing
 from fa_doctor.installer.journal import Journal
 
 
@@ -53,6 +54,16 @@ def main(folder: str, point: str, *arguments: str) -> int:
             die()
 
         setattr(module, name, called)
+    if kind == "two-steps":
+        placing.exchange = lambda first, second: False
+        rename = os.rename
+
+        def renamed(first: Any, second: Any) -> None:
+            rename(first, second)
+            if str(first) == os.environ["VIRTUAL_ENV"]:
+                die()
+
+        os.rename = renamed
     if kind == "wait":
         looks, original = [0], Looker.look
 

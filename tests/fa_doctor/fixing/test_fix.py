@@ -3,65 +3,30 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 from healthy import mi300x, rx7900xtx, unbundle
-from real_environment import TORCH, TRITON, Stage, attention, rocm_torch, rocm_triton, wheel_of, wheels
+from real_environment import (
+    TORCH,
+    TRITON,
+    Stage,
+    ask_python,
+    attention,
+    cuda_torch,
+    rocm_torch,
+    rocm_triton,
+    states,
+    two_tritons,
+    versions,
+    wheel_of,
+    wheels,
+)
 from test_causes_rocm import library_path_before_torch
 
-from fa_doctor.fixing.history import History
-from fa_doctor.installer.plan import Paths
 from fa_doctor.installer.tree import manifest
 
 ENABLE, AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_ENABLE", "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
-
-
-def states(stage: Stage) -> list[tuple[str, str]]:
-    """The journal in short: check and state of each fix."""
-    return [(entry.check, entry.state) for entry in History(Paths(stage.environment)).entries()]
-
-
-def ask_python(stage: Stage, program: str) -> str:
-    """What the environment's own Python answers."""
-    command = [stage.environment / "bin" / "python", "-I", "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def versions(stage: Stage, *names: str) -> list[str | None]:
-    """The versions of distributions in the environment."""
-    program = (
-        "import importlib.metadata as m, json\n"
-        "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
-    )
-    found = json.loads(ask_python(stage, program))
-    return [found.get(name) for name in names]
-
-
-def two_tritons(stage: Stage) -> None:
-    """pip wrote another Triton over the one that torch came with."""
-    machine = mi300x(1)
-    machine_triton = rocm_triton(machine)
-    other = wheels.Wheel(
-        "triton",
-        "3.7.1",
-        modules={**machine_triton.modules, "triton/__init__.py": "__version__ = '3.7.1'\n", "triton/new.py": "\n"},
-        tag=wheels.NATIVE,
-    )
-    stage.put_machine(machine)
-    stage.put_packages(rocm_torch(machine), machine_triton, attention(machine), wheels.plain("mine", "1.0"), other)
-    stage.index.offer("whl/rocm6.4", machine_triton)
-
-
-def cuda_torch(stage: Stage) -> None:
-    """A CUDA torch, as `pip install torch` brings it, beside the bundled kernels."""
-    machine = mi300x(1)
-    stage.put_machine(machine)
-    cuda = wheels.torch("2.9.1", (f"triton=={TRITON}",), hip=None, cuda="12.8")
-    stage.put_packages(cuda, wheels.triton("triton", TRITON), attention(machine), wheels.plain("mine", "1.0"))
-    for wheel in (rocm_torch(machine), rocm_triton(machine)):
-        stage.index.offer("whl/rocm6.4", wheel)
 
 
 def test_a_healthy_machine_has_nothing_to_fix(healthy: Stage, capsys: pytest.CaptureFixture[str]) -> None:
