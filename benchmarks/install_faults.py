@@ -19,15 +19,15 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "fa_doctor" / "installer" / "test_faults.py"
 
 KINDS = (
-    ("server errors, cut, slow and missing downloads", r"server|index_that|file_that_cannot|download|stalls|ranges"),
-    ("a wrong hash, no fitting wheel, a CUDA torch instead", r"hash|no_wheel|cuda_torch"),
-    ("a full disk, a read-only environment", r"disk|cannot_be_written"),
-    ("a broken wheel, a failing verification", r"broken|verification"),
-    ("the environment changes meanwhile, writes into the copy", r"meanwhile|reach_the_old"),
     ("Ctrl-C at each step", r"interrupt"),
     ("kill -9 between steps and around the rename", r"kill"),
     ("two installs at once", r"two_installs"),
     ("an environment of a lower image layer", r"image_layer"),
+    ("a wrong hash, no fitting wheel, a CUDA torch instead", r"hash|no_wheel|cuda_torch"),
+    ("a full disk, a read-only environment", r"disk|cannot_be_written"),
+    ("a broken wheel, a failing verification", r"broken|verification"),
+    ("the environment changes meanwhile, writes into the copy", r"meanwhile|reach_the_old"),
+    ("server errors, cut, slow and missing downloads", r"server|index_that|file_that_cannot|download|stalls|ranges"),
 )
 
 
