@@ -684,6 +684,13 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
     return dq, dk, dv
 
 
+def _delta_warps(target: str) -> int:
+    """On AMD few waves with many elements a lane: most of what this small kernel executes, each wave executes once."""
+    if not target.startswith("gfx"):
+        return 4
+    return 1 if target.startswith("gfx9") else 2  # waves of 64 lanes, of 32
+
+
 def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, lse_log2, delta, dq, dk, dv):
     """Launches the kernels; returns what it takes to do so again."""
     tensors = {
@@ -703,7 +710,7 @@ def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, l
         ("out", "dout", "lse", "lse_log2", "delta"),
         (*call.strides(out), *call.strides(dout), *call.row_strides(lse), heads, tokens),
         {**common, "BLOCK_M": rows, "WIDE": call.wide(rows, out, dout)},
-        {"num_warps": 4},
+        {"num_warps": _delta_warps(target)},
     )
     if dlse is not None:  # d lse / dS = P, so it joins dS = P * (dP - delta) there
         delta -= dlse
