@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,7 +102,7 @@ def _compiler(host: Host) -> CCompiler | None:
 
 
 def _find(host: Host, command: str) -> str | None:
-    if not command or shlex.split(command, posix=False)[1:]:
+    if len(command.split()) != 1:  # Triton runs CC as one program: "ccache gcc" is none
         return None
     if "/" not in command:
         return host.which(command)

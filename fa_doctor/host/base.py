@@ -96,8 +96,11 @@ class Stat:
 
     @property
     def exists(self) -> bool | None:
-        """Whether the file is there; None where that cannot be known."""
-        if self.problem is None or self.problem in (Problem.DENIED, Problem.FAILED):
+        """Whether the file is there; None where that cannot be known.
+
+        A stat is denied where a folder on the way may not be searched: then nothing is known of what lies in it.
+        """
+        if self.problem is None:
             return True
         return False if self.problem is Problem.ABSENT else None
 

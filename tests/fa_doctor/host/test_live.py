@@ -148,3 +148,28 @@ def test_mode_bits_are_permissions_only(tmp_path: Path, host: LiveHost) -> None:
     found = host.stat(f"{tmp_path}/tool")
     assert found.mode == 0o640
     assert stat.S_IFMT(found.mode) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+def test_what_lies_in_a_folder_that_may_not_be_searched_is_unknown(tmp_path: Path) -> None:
+    """A container started as a user whose HOME is root's: nothing in there is installed just because it is hidden."""
+    (tmp_path / "closed").mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    script = (
+        "import os, sys; os.setgid(54321); os.setuid(54321)\n"
+        "from fa_doctor.host import LiveHost, Problem\n"
+        f"found = LiveHost(environ={{}}).stat({str(tmp_path / 'closed/lib')!r})\n"
+        "sys.exit(0 if found.exists is None and found.problem is Problem.DENIED else 1)"
+    )
+    import subprocess
+
+    # The modules are imported before the user changes: the checkout itself may not be readable to others.
+    preload = "import fa_doctor.host\n"
+    done = subprocess.run(
+        [sys.executable, "-c", preload + script], capture_output=True, text=True, timeout=60, check=False
+    )
+    if "Permission denied" in done.stderr:
+        pytest.skip("the folders above the temporary one are closed to others")
+    assert done.returncode in (0, 1), done.stderr
+    parents_open = all(parent.stat().st_mode & 0o001 for parent in tmp_path.parents)
+    assert done.returncode == 0 or not parents_open
