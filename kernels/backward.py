@@ -186,8 +186,9 @@ def _dkdv_step(
         qk = matmul(k, tl.trans(q), tl.zeros([BLOCK_N, BLOCK_M], tl.float32), EXACT)
     s = scores_log2(qk, rows[None, :], cols[:, None], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     p = tl.exp2(s - lse[None, :])
-    if MASK:
-        seen = in_sight(rows[None, :], cols[:, None], shift, left, right, seqlen_q, seqlen_k, LEFT, RIGHT, True)
+    # A row behind the last has probability 0 by its lse; a key behind the last gets a gradient that nobody stores.
+    if MASK and (LEFT or RIGHT):
+        seen = in_sight(rows[None, :], cols[:, None], shift, left, right, seqlen_k, LEFT, RIGHT)
         p = tl.where(seen, p, 0.0)
     # -- dV += P^T dO: [BLOCK_N, BLOCK_M] @ [BLOCK_M, BLOCK_D]; dP^T = V dO^T: [BLOCK_N, BLOCK_D] @ [BLOCK_D, BLOCK_M]
     if USE_TILES:
@@ -480,7 +481,7 @@ def _dq_step(
     s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     p = tl.exp2(s - lse[:, None])
     if MASK:
-        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, 0, seqlen_k, LEFT, RIGHT, False)
+        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, seqlen_k, LEFT, RIGHT)
         p = tl.where(seen, p, 0.0)
     # -- dP: [BLOCK_M, BLOCK_D] @ [BLOCK_D, BLOCK_N]
     if USE_TILES:
@@ -764,8 +765,9 @@ def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, l
         )  # fmt: skip
 
     lengths = call.max_seqlen_q, call.max_seqlen_k
+    features = call.features | ({"gqa"} if heads > heads_k else set())
     for kind, launch in (("dkdv", launch_dkdv), ("dq", launch_dq)):
         trial = functools.partial(launch, plan=launching.Plan(**tensors))
-        chosen = tuning.pick(target, kind, head_dim, q.dtype, call.features, lengths, batch * heads, trial)
+        chosen = tuning.pick(target, kind, head_dim, q.dtype, features, lengths, batch * heads, trial)
         launch(chosen, plan)
     return plan

@@ -48,7 +48,7 @@ def choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features: 
     """The configuration for a kernel.
 
     target: "gfx942", "sm_90", "interpreter"; kind: "forward", "dkdv" or "dq"; features: those of "causal", "window",
-    "softcap", "alibi", "dropout", "varlen", "paged" that the call uses. The target's own file is asked
+    "softcap", "alibi", "dropout", "varlen", "paged", "gqa" that the call uses. The target's own file is asked
     first, then those of its family, the longest prefix first (gfx94, gfx9; sm_9), then default.json.
     """
     return _choose(target, kind, head_dim, dtype, features)

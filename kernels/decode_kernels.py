@@ -96,7 +96,7 @@ def attend_to_tile(
             qk, queries[:, None], cols[None, :], shift, scale_log2, softcap, slope[:, None], SOFTCAP, ALIBI, EXACT
         )
     if MASK:
-        seen = in_sight(queries[:, None], cols[None, :], shift, left, right, 0, total, LEFT, RIGHT, False)
+        seen = in_sight(queries[:, None], cols[None, :], shift, left, right, total, LEFT, RIGHT)
         qk = tl.where(seen & inside[None, :], qk, float("-inf"))
     # -- online softmax: rescale what was summed by what the new maximum makes of the old one. Where the score is only
     #    scaled, scale and subtraction are one multiply-add: one instruction, and one rounding of a small number

@@ -105,7 +105,7 @@ def _online_softmax_step(
     if SOFTCAP or ALIBI:
         qk = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, EXACT)
     if MASK:
-        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, 0, seqlen_k, LEFT, RIGHT, False)
+        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, seqlen_k, LEFT, RIGHT)
         qk = tl.where(seen, qk, float("-inf"))
     # -- online softmax. Where the score is only scaled, the scale is left to the subtraction: one fused multiply-add.
     if SOFTCAP or ALIBI:

@@ -163,17 +163,14 @@ def scores_log2(
 
 
 @triton.jit
-def in_sight(
-    rows, cols, shift, left, right, row_end, col_end, LEFT: tl.constexpr, RIGHT: tl.constexpr, ROWS: tl.constexpr
-):
-    """Whether a query sees a key: inside of both sequences (rows are asked only where ROWS) and of the window."""
-    seen = cols < col_end
+def in_sight(rows, cols, shift, left, right, col_end, LEFT: tl.constexpr, RIGHT: tl.constexpr):
+    """Whether a query sees a key: one before col_end, inside of the window. One comparison an element for each side."""
     if RIGHT:
-        seen = seen & (cols <= rows + (shift + right))
+        seen = cols < tl.minimum(rows + (shift + right + 1), col_end)
+    else:
+        seen = cols < col_end
     if LEFT:
         seen = seen & (cols >= rows + (shift - left))
-    if ROWS:
-        seen = seen & (rows < row_end)
     return seen
 
 

@@ -128,7 +128,7 @@ def quantized_step(
         qk *= q_scale[:, None] * k_scale[None, :]
     s = scores_log2(qk, rows[:, None], cols[None, :], shift, scale_log2, softcap, slope, SOFTCAP, ALIBI, False)
     if MASK:
-        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, 0, seqlen_k, LEFT, RIGHT, False)
+        seen = in_sight(rows[:, None], cols[None, :], shift, left, right, seqlen_k, LEFT, RIGHT)
         s = tl.where(seen, s, float("-inf"))
     # -- online softmax
     new_max = tl.maximum(row_max, tl.max(s, 1))
