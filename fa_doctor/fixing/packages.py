@@ -59,7 +59,7 @@ def apply_packages(
     flush(stage)
     placing.place(paths, Journal(paths.journal), exists=True)
     _settle(paths)
-    return describe_change(versions, installed_versions(environment))
+    return (*describe_change(versions, installed_versions(environment)), _kept_line(paths.saved))
 
 
 def undo_packages(number: int, environment: Path, identity: str) -> str:
@@ -113,6 +113,12 @@ def describe_change(before: Mapping[str, str], after: Mapping[str, str]) -> tupl
         elif old != new:
             lines.append(f"{name} {old} -> {new}")
     return tuple(lines)
+
+
+def _kept_line(saved: Path) -> str:
+    """Where the files that were taken out lie, and the room that they take: it is the user's disk."""
+    size = sum(entry.size for entry in manifest(saved).values()) if saved.exists() else 0
+    return f"{size / 1e6:.1f} MB of files that were taken out are kept for --undo in {saved}"
 
 
 def _mark(stage: Path, identity: str) -> None:

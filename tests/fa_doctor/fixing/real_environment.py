@@ -88,7 +88,7 @@ class Stage:
         return subprocess.Popen(
             [sys.executable, PROGRAM, self.folder, point, "fix", *arguments],
             env={**self.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **{"stdin": subprocess.DEVNULL, **options},
         )  # fmt: skip
 
     def findings(self, environ: Mapping[str, str] | None = None) -> list[Finding]:

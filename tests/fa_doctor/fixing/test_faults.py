@@ -17,6 +17,7 @@ from healthy import mi300x
 from index_server import stall, status
 from real_environment import TRITON, Stage, ask_python, rocm_triton, states, two_tritons, versions, wheels
 
+from fa_doctor.environment_file import Variable, environment_file_of
 from fa_doctor.installer.tree import manifest
 
 AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
@@ -219,6 +220,19 @@ def test_what_was_changed_since_is_left_alone(stage: Stage, capsys: pytest.Captu
     assert stage.fix("--undo", "--yes") == 1
     assert "triton/__init__.py" in capsys.readouterr().err
     assert manifest(stage.environment) == changed
+    assert states(stage) == [("TRI002", "kept")]
+    assert stage.fix("--yes") == 0  # and nothing is in the way of what comes next
+
+
+def test_a_variable_that_was_changed_since_is_left_alone(healthy: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    del healthy.environ[AUTOTUNE]
+    killed(healthy, "journal:2", "--yes")
+    file = environment_file_of(str(healthy.environment), "venv")
+    file.set(AUTOTUNE, Variable("0", "mine"))
+    assert healthy.fix("--undo", "--yes") == 1
+    assert "changed again since" in capsys.readouterr().err
+    assert healthy.kept == {AUTOTUNE: "0"}
+    assert states(healthy) == [("FAT005", "lost")]
 
 
 def test_an_environment_that_was_made_anew(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -221,8 +222,29 @@ def test_an_unsafe_fix_is_applied_only_by_name(stage: Stage, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "--unsafe" in said
     assert states(stage) == []
-    assert stage.fix("--dry-run", "TOR101", "--unsafe") == 1
-    assert "Install torch" in capsys.readouterr().out
+    other = rx7900xtx()
+    stage.index.offer(
+        "whl/rocm7.2", wheel_of(other, "torch", "2.13.0+rocm7.2", "torch", requires=("triton-rocm==3.7.1",))
+    )
+    stage.index.offer("whl/rocm7.2", wheel_of(other, "triton-rocm", "3.7.1", "triton"))
+    stage.fix("TOR101", "--unsafe", "--yes")
+    assert versions(stage, "torch", "triton-rocm") == ["2.13.0+rocm7.2", "3.7.1"]
+    assert states(stage) == [("TOR101", "kept")]
+
+
+def test_it_asks_and_takes_no_for_an_answer(healthy: Stage) -> None:
+    """On a real terminal: no, then yes, then nothing but the end of the input."""
+    del healthy.environ[AUTOTUNE]
+    for answer, kept in (("n\n", {}), ("", {}), ("y\n", {AUTOTUNE: "TRUE"})):
+        ours, theirs = os.openpty()
+        process = healthy.start("never", stdin=theirs, start_new_session=True)
+        os.write(ours, (answer or "\x04").encode())
+        said = process.communicate(timeout=60)[0]
+        os.close(ours)
+        os.close(theirs)
+        assert process.returncode == (0 if answer else 130), said
+        assert "sets FLASH_ATTENTION_TRITON_AMD_AUTOTUNE=TRUE in " in said
+        assert healthy.kept == kept
 
 
 def test_fixes_for_root_are_printed_and_never_run(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
