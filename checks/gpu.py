@@ -80,10 +80,18 @@ def present(machine: Machine) -> Verdicts:
     others = [other for other in gpus.others if other not in virtual]
     title = "no AMD GPU in this machine"
     if others:
-        title += ": there is " + " and ".join(_named(other) for other in others)
-    detail = " ".join(f"{_named(other)} is {other.why}." for other in others)
+        title += ": there is only " + " and ".join(_named(other) for other in others)
+    detail = " ".join(f"It is {other.why}." for other in others)
     if any(other.vendor == "NVIDIA" for other in others):
         detail += " For it, flash-attn and torch as they come from the default index are the right ones."
+    elif any(other.vendor == "Intel" for other in others):
+        detail += " torch has builds for Intel GPUs (xpu); the attention kernels here are not made for them."
+    elif not others:
+        detail = (
+            "No GPU at all is to be seen here, so nothing of ROCm, torch or Triton is judged further. Kernels can be "
+            "compiled (`fa-doctor kernels compile`) and stacks installed (`fa-doctor install --arch`) for a GPU that "
+            "is elsewhere."
+        )
     return Verdict(Status.FAIL, title, detail, None, tuple(evidence))
 
 

@@ -46,7 +46,7 @@ def smoke(machine: Machine) -> Verdicts:
     if not probes:
         if machine.torch is None:
             return skipped("there is no torch to run the kernels with")
-        return skipped("the kernels were not run")
+        return skipped("there is no GPU to run the kernels on (`fa-doctor probe --device cpu` interprets them)")
     return [_verdict(machine, probe, len(probes)) for probe in probes]
 
 

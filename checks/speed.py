@@ -292,7 +292,7 @@ def iommu(machine: Machine) -> Verdicts:
     if node.iommu in ("identity", "none") or (node.iommu is None and option):
         return passed("memory requests of the GPUs are passed through", words or line)
     if node.iommu is None:
-        return unknown("whether an IOMMU translates for the GPUs is not known", line)
+        return unknown("whether an IOMMU translates for the GPUs is not known", *([line] if line.text else []))
     row = setting("iommu")
     return warned(
         f"the IOMMU translates the memory requests of the GPUs ({node.iommu})",

@@ -60,6 +60,8 @@ def python_version(machine: Machine) -> Verdicts:
     Sources: the wheels on the pytorch.org ROCm indexes (`fa-doctor stacks`).
     """
     python = machine.python
+    if python.executable is None:
+        return skipped("no target Python is known: TOR001 tells")
     if python.minor is None:
         return unknown("the version of the target Python is not known")
     evidence = Evidence(python.executable or "python", f"Python {python.version}")
@@ -95,6 +97,8 @@ def installed(machine: Machine) -> Verdicts:
     torch = machine.torch
     if torch is not None:
         return passed(f"torch {torch.version}", *torch.evidence[:1])
+    if machine.python.executable is None:
+        return skipped("no target Python is known: TOR001 tells")
     if machine.python.distributions is None:
         return unknown("the packages of the target Python are not known")
     if not machine.gpus.known:

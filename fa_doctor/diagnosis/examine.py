@@ -47,7 +47,7 @@ def examine(
     thread.start()
     thread.join(max(0.0, deadline - time.monotonic()))
     if not outcome:
-        place = _where(thread)
+        place = _where()
         machine = Machine(host_kind=host.kind, description=host.description)
         reason = unknown(
             f"the facts were not gathered within {timeout_s:g} s",
@@ -70,13 +70,19 @@ def still_reading() -> bool:
     return any(thread.name == _THREAD and thread.is_alive() for thread in threading.enumerate())
 
 
-def _where(thread: threading.Thread) -> str:
+def _where() -> str:
     """The function of the facts that a thread is in: what was being read when the time was up."""
-    frame: FrameType | None = sys._current_frames().get(thread.ident or 0)
-    names = []
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("fa_doctor.facts.") and not module.endswith(".machine"):
-            names.append(f"{module.rsplit('.', 1)[-1]}.{frame.f_code.co_name}")
-        frame = frame.f_back
-    return ", called by ".join(names[:3]) or "reading the machine"
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        if not thread.name.startswith(_THREAD):
+            continue
+        frame: FrameType | None = frames.get(thread.ident or 0)
+        names = []
+        while frame is not None:
+            module = frame.f_globals.get("__name__", "")
+            if module.startswith("fa_doctor.facts.") and not module.endswith(".machine"):
+                names.append(f"{module.rsplit('.', 1)[-1]}.{frame.f_code.co_name}")
+            frame = frame.f_back
+        if names:
+            return ", called by ".join(names[:3])
+    return "reading the machine"

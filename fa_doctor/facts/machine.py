@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
 from fa_doctor.evidence import Evidence
@@ -105,6 +106,10 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
             return unknown
 
     host.deadline = deadline
+    # The interpreter takes longer to answer than all files to be read: it is asked meanwhile.
+    asked_python = _Meanwhile(
+        "target Python", lambda: ask("the target Python", lambda: _python(host, python), _NO_PYTHON)
+    )
     the_system = ask("the system", lambda: system.gather(host), System())
     the_container = ask("the container", lambda: container.gather(host), Container(None))
     the_variables = ask("variables", lambda: variables.gather(host), None)
@@ -115,7 +120,7 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_container = container.inferred(the_container, the_driver, the_system.wsl)
     the_health = ask("the cards' health", lambda: health.gather(host, the_gpus, the_driver), Health())
     the_node = ask("the node's settings", lambda: node.gather(host, the_gpus, the_system), Node())
-    the_python = ask("the target Python", lambda: _python(host, python), Python(None, None))
+    the_python = asked_python.result()
     the_packages = ask("packages", lambda: packages.gather(host, the_python), Packages())
     the_rocm = ask("ROCm", lambda: rocm.gather(host, the_python, the_packages.torch), None)
     the_libraries = ask("libraries", lambda: libraries.gather(host, the_python, the_packages, the_rocm), Libraries())
@@ -156,6 +161,23 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
         probes=the_probes,
         faults=tuple(faults),
     )
+
+
+_NO_PYTHON = Python(None, None)
+
+
+class _Meanwhile:
+    """A gatherer that runs in a thread of its own, a daemon: one that hangs in the kernel keeps no process alive."""
+
+    def __init__(self, name: str, gatherer: Callable[[], Python]) -> None:
+        self._found: list[Python] = []
+        self._thread = Thread(target=lambda: self._found.append(gatherer()), daemon=True, name=f"facts: {name}")
+        self._thread.start()
+
+    def result(self) -> Python:
+        """Waits for it. A gatherer lost to an exception that `ask` lets through (an exit) counts as not known."""
+        self._thread.join()
+        return self._found[0] if self._found else _NO_PYTHON
 
 
 def _probes(

@@ -106,8 +106,8 @@ def gather(host: Host, python: str | None = None) -> Python:
     if executable is None:
         return Python(None, None, chosen_because=because, problem=because)
     evidence = [Evidence(executable, because)]
-    # Files tell most of it too: what is left of the time is kept for them and for everything else.
-    timeout = _DEADLINE_S if host.deadline is None else min(_DEADLINE_S, 0.4 * (host.deadline - time.monotonic()))
+    # Files tell most of it too: some of the time is kept for them and for the report.
+    timeout = _DEADLINE_S if host.deadline is None else min(_DEADLINE_S, 0.7 * (host.deadline - time.monotonic()))
     output = host.run([executable, "-I", "-S", "-c", QUESTION], timeout_s=timeout)
     answer = parse_answer(output.stdout)
     problem = None if answer or output.problem is Problem.UNRECORDED else _what_went_wrong(output, timeout)

@@ -78,13 +78,15 @@ def gather(
     if python.executable is None or torch is None:
         return ()
     devices = probed_devices(host, gpus, torch)
-    if devices == [None] and gpus.known:
-        return ()  # there is a GPU that this torch cannot use: another check says so, and the CPU would prove nothing
+    if devices == [None]:
+        # No GPU that this torch can use: other checks say so. The interpreter on the CPU would prove nothing about one,
+        # and takes half a minute; who wants it has `fa-doctor probe --device cpu`.
+        return ()
     hide_by = hiding_variable(host, torch) if len(devices) > 1 else None
     left = (deadline - time.monotonic()) * _SHARE
     probes = launch(host, python.executable, "smoke", SMOKE_STEPS, devices, left, hide_by=hide_by)
     foreign = flash_attention is not None and flash_attention.kind != "bundled"
-    if foreign and devices != [None] and any(probe.complete for probe in probes):
+    if foreign and any(probe.complete for probe in probes):
         good = next(probe.device for probe in probes if probe.complete)
         left = (deadline - time.monotonic()) * _SHARE
         probes += launch(host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by)

@@ -36,8 +36,10 @@ def write(document: Document, stream: TextIO, *, verbose: bool = False) -> None:
     findings = [finding for finding in document["findings"] if finding["ignored"] is None]
     for status in ("fail", "warn", "unknown"):
         for finding in findings:
-            if finding["status"] == status:
+            if finding["status"] == status and (verbose or not _is_bare(finding)):
                 printer.finding(finding)
+    if not verbose:
+        printer.unknowns([finding for finding in findings if _is_bare(finding)])
     quiet = [finding for finding in findings if finding["status"] in ("pass", "skip")]
     if verbose:
         for finding in quiet:
@@ -55,14 +57,11 @@ class _Printer:
 
     def head(self, document: Document) -> None:
         machine = document["machine"]
-        say = self.console.print
-        say(
-            f"fa-doctor {document['tool']['version']}, {document['level']} check of {machine['description']}",
-            style="bold",
-        )
+        title = f"fa-doctor {document['tool']['version']}, {document['level']} check of {machine['description']}"
+        self._indented(title, "bold", 0)
         for label, text in _overview(machine):
             self._labelled(f"  {label:<10}", text)
-        say()
+        self.console.print()
 
     def finding(self, finding: Document) -> None:
         from rich.text import Text
@@ -83,6 +82,21 @@ class _Printer:
         if self.verbose:
             self._indented(f"{finding['check']}, {finding['duration_s'] * 1000:.1f} ms", "dim")
         self.console.print()
+
+    def unknowns(self, findings: list[Document]) -> None:
+        """What could not be decided and says no more than that: a line for each reason, with all checks it stopped."""
+        reasons: dict[str, list[str]] = {}
+        for finding in findings:
+            reasons.setdefault(finding["title"], []).append(finding["id"])
+        label = f"{'UNKNOWN':<8}"
+        for number, (title, ids) in enumerate(reasons.items()):
+            from rich.text import Text
+
+            text = Text.assemble((" " * 8 if number else label, _STYLES["unknown"]), title)
+            text.append(f" ({', '.join(dict.fromkeys(ids))})", "dim")
+            self._hanging(text, len(label))
+        if reasons:
+            self.console.print()
 
     def _fix(self, fix: Document) -> None:
         notes = [note for note in (_need(fix["needs"]), "automatic: fa-doctor fix" if fix["automatic"] else "") if note]
@@ -112,12 +126,11 @@ class _Printer:
         summary = document["summary"]
         names = {"fail": "failed", "warn": "warned", "unknown": "unknown", "pass": "passed", "skip": "skipped"}
         parts = [f"{summary[status]} {name}" for status, name in names.items() if summary[status]]
-        self.console.print(
-            Text.assemble(
-                (f"{_verdict(summary['status'])} ", _STYLES[summary["status"]]),
-                f"{', '.join(parts) or 'nothing checked'}; {document['duration_s']:.2f} s.",
-            )
+        verdict = Text.assemble(
+            (f"{_verdict(summary)} ", _STYLES[summary["status"]]),
+            f"{', '.join(parts) or 'nothing checked'}; {document['duration_s']:.2f} s.",
         )
+        self._hanging(verdict, 0)
         for fault in document["machine"].get("faults", ()):
             self._indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
         for line in _next_steps(document):
@@ -153,7 +166,7 @@ def _overview(machine: Document) -> list[tuple[str, str]]:
         name = f"{other['name']}: " if other["name"] and other["name"] not in other["why"] else ""
         rows.append(("GPU" if not rows else "", f"{name}{other['why']}"))
     if not rows:
-        rows.append(("GPU", "none found, or not known"))
+        rows.append(("GPU", "none" if machine["gpu_cards"] == 0 else "not known"))
     driver = machine["driver"]
     if driver["loaded"]:
         rows.append(("driver", " ".join(part for part in ("amdgpu", driver["origin"], driver["version"]) if part)))
@@ -174,7 +187,7 @@ def _overview(machine: Document) -> list[tuple[str, str]]:
             ("flash_attn", machine["flash_attn"]),
         ]
         named = (f"{name} {found['version'] if found else 'missing'}" for name, found in packages)
-        rows.append(("packages", ", ".join(named)))
+        rows.append(("packages", ", ".join(named) if python["version"] else "not known"))
     return rows
 
 
@@ -185,7 +198,8 @@ def _describe(gpu: Document) -> str:
     if gpu["compute_units"]:
         facts.append(f"{gpu['compute_units']} CU")
     if gpu["vram_bytes"]:
-        facts.append(f"{gpu['vram_bytes'] / (1 << 30):.0f} GiB")
+        size = gpu["vram_bytes"]
+        facts.append(f"{size / (1 << 30):.0f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB")
     if gpu["partition"]:
         facts.append("/".join(part for part in (gpu["partition"], gpu["memory_partition"]) if part))
     if gpu["integrated"]:
@@ -206,13 +220,21 @@ def _need(need: str | None) -> str:
     )
 
 
-def _verdict(status: str) -> str:
+def _is_bare(finding: Document) -> bool:
+    """Whether a finding says that something is not known, and nothing besides."""
+    return finding["status"] == "unknown" and not (finding["detail"] or finding["evidence"] or finding["fixes"])
+
+
+def _verdict(summary: Document) -> str:
+    """The verdict in words. Where much could not be seen, that nothing wrong was seen is not called health."""
+    if summary["unknown"] > 3 and summary["status"] in ("pass", "warn"):
+        return "No failure found, but not all could be seen:"
     return {
         "pass": "Healthy:",
         "warn": "Works, with warnings:",
         "fail": "Not healthy:",
         "unknown": "Could not be decided:",
-    }[status]
+    }[summary["status"]]
 
 
 def _next_steps(document: Document) -> list[str]:
@@ -220,10 +242,27 @@ def _next_steps(document: Document) -> list[str]:
     lines = []
     if any(fix["automatic"] for finding in live for fix in finding["fixes"]):
         lines.append("`fa-doctor fix` applies the automatic fixes; it asks first, and can undo.")
-    troubled = [finding for finding in live if finding["status"] in ("fail", "unknown")]
-    if any(not finding["fixes"] for finding in troubled if finding["status"] == "fail"):
-        lines.append("For a bug report: `fa-doctor snapshot DIR` records this machine, secrets removed.")
-    if troubled:
-        first = troubled[0]["id"]
-        lines.append(f"`fa-doctor checks {first}` explains {first}; -v shows all that was read.")
+    failed = [finding for finding in live if finding["status"] == "fail"]
+    # No GPU to work with is a verdict, not a fault that anybody could mend.
+    unexplained = [finding for finding in failed if not finding["fixes"] and not finding["id"].startswith("GPU0")]
+    if unexplained:
+        tracker = _tracker(unexplained[0]["cause"])
+        lines.append(
+            f"No fix is known for {unexplained[0]['id']}. To report it{f' to {tracker}' if tracker else ''}: "
+            "`fa-doctor snapshot DIR` records this machine, secrets removed."
+        )
+    worst = next(
+        (finding for status in ("fail", "warn", "unknown") for finding in live if finding["status"] == status), None
+    )
+    if worst:
+        lines.append(f"`fa-doctor checks {worst['id']}` explains {worst['id']}; -v shows all that was read.")
     return lines
+
+
+def _tracker(cause: str | None) -> str | None:
+    """Whose tracker a cause belongs to, where it is anybody's."""
+    from fa_doctor.knowledge import tables
+
+    rows = tables.load("causes")["cause"] if cause else ()
+    tracker = next((str(row["tracker"]) for row in rows if row["id"] == cause), "")
+    return None if tracker.startswith("nobody") else tracker or None
