@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -64,8 +68,32 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+class _ReaderGone(Exception):
+    """A closed pipe, under a name that click does not know: it would end with 1, which means a GPU not healthy."""
+
+
+@contextmanager
+def _telling_closed_pipes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise _ReaderGone from None
+    except SystemExit as leaving:  # rich does likewise
+        if isinstance(leaving.__context__, BrokenPipeError):
+            raise _ReaderGone from None
+        raise
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called: starting fa-doctor must stay cheap."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _telling_closed_pipes():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _telling_closed_pipes():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -89,7 +117,7 @@ def main_group() -> None:
 
 
 def run(argv: list[str] | None) -> int:
-    """Runs one command; returns its exit code. Nothing but BrokenPipeError and OSError of stdout escapes."""
+    """Runs one command; returns its exit code. Nothing but BrokenPipeError and an OSError of standard output escapes."""
     try:
         outcome = main_group.main(args=argv, prog_name="fa-doctor", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
@@ -102,15 +130,27 @@ def run(argv: list[str] | None) -> int:
     except FaDoctorError as error:
         sys.stderr.write(f"fa-doctor: {error}\n")
         return error.exit_code
-    except BrokenPipeError:
-        raise
+    except _ReaderGone:
+        raise BrokenPipeError from None
+    except OSError as error:
+        if error.filename is None and error.errno in _WRITING_FAILED:
+            raise
+        return _internal_error(error)
     except Exception as error:  # noqa: BLE001 - the last line of defence: exit 3, never Python's 1
-        sys.stderr.write(
-            f"fa-doctor: internal error: {type(error).__name__}: {error}\n"
-            "This is a fault of fa-doctor, not of this machine. FA_DOCTOR_TRACEBACK=1 shows where it happened.\n"
-        )
-        if os.environ.get("FA_DOCTOR_TRACEBACK") == "1":
-            import traceback
+        return _internal_error(error)
 
-            traceback.print_exc()
-        return EXIT_UNDECIDED
+
+# What writing to an open file can fail with. (An error of opening one has a file name.)
+_WRITING_FAILED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+
+def _internal_error(error: Exception) -> int:
+    sys.stderr.write(
+        f"fa-doctor: internal error: {type(error).__name__}: {error}\n"
+        "This is a fault of fa-doctor, not of this machine. FA_DOCTOR_TRACEBACK=1 shows where it happened.\n"
+    )
+    if os.environ.get("FA_DOCTOR_TRACEBACK") == "1":
+        import traceback
+
+        traceback.print_exc()
+    return EXIT_UNDECIDED

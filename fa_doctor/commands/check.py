@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from fa_doctor.commands.options import machine_options, open_host, write_output
+from fa_doctor.commands.options import SECONDS, machine_options, open_host, write_output
 from fa_doctor.diagnosis.model import Level
 from fa_doctor.errors import UsageProblem
 from fa_doctor.report.formats import FORMATS
@@ -39,7 +39,7 @@ IGNORE_FILE = "fa-doctor-ignore.toml"
 @click.option("--strict", is_flag=True, help="Warnings fail too.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="May be given several times.")
 @click.option("--output", "outputs", multiple=True, metavar="FILE", help="Where the format before it goes.")
-@click.option("--timeout", type=click.FloatRange(min=0.5), metavar="S", help="Seconds in all (default: the level's).")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds in all (default: the level's).")
 @click.option("-v", "--verbose", is_flag=True, help="Show what passed, all evidence, and each check's duration.")
 def command(
     level: str,

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from fa_doctor.commands.options import write_output
+from fa_doctor.commands.options import SECONDS, write_output
 from fa_doctor.diagnosis.model import Level
 from fa_doctor.entrypoint.shells import FORMS
 
@@ -24,7 +24,7 @@ __all__ = ["command"]
     help="bash also fits dash, ash and zsh; docker: ENV lines; github: lines for $GITHUB_ENV.",
 )
 @click.option("--python", metavar="EXE", help="The Python to examine (default: the active environment's).")
-@click.option("--timeout", type=click.FloatRange(min=0.5), default=10.0, metavar="S", show_default=True)
+@click.option("--timeout", type=SECONDS, default=10.0, metavar="S", show_default=True)
 def command(form: str, python: str | None, timeout: float) -> int:
     """Prints the variables that this machine needs: eval "$(fa-doctor env)".
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +15,22 @@ from fa_doctor.errors import UsageProblem
 if TYPE_CHECKING:
     from fa_doctor.host import Host
 
-__all__ = ["machine_options", "open_host", "write_output"]
+__all__ = ["SECONDS", "machine_options", "open_host", "write_output"]
+
+
+class _Seconds(click.FloatRange):
+    """A span of time. `float` reads "nan" and "inf" too, with which no deadline would ever come."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(min=0.5)  # the type of every --timeout
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -34,11 +50,11 @@ def open_host(machine: str | None, root: str | None) -> Host:
     """The host that --machine or --root names, else this machine; raises UsageProblem for a wrong one."""
     from fa_doctor.host import LiveHost, open_recording
 
-    if machine and root:
+    if machine is not None and root is not None:
         raise UsageProblem("--machine and --root exclude each other")
-    if machine:
+    if machine is not None:
         return open_recording(machine)
-    if root and not os.path.isdir(root):
+    if root is not None and not os.path.isdir(root):
         raise UsageProblem(f"--root: {root} is not a folder")
     return LiveHost(root or "/")
 

@@ -7,7 +7,7 @@ import time
 
 import click
 
-from fa_doctor.commands.options import write_output
+from fa_doctor.commands.options import SECONDS, write_output
 from fa_doctor.diagnosis.model import Level
 from fa_doctor.errors import UsageProblem
 
@@ -22,7 +22,7 @@ __all__ = ["command"]
     help="Only this device; cpu: in Triton's interpreter, which proves nothing about a GPU (default: every GPU).",
 )
 @click.option("--speed", is_flag=True, help="Also time attention beside unfused PyTorch and SDPA.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=120.0, metavar="S", show_default=True)
+@click.option("--timeout", type=SECONDS, default=120.0, metavar="S", show_default=True)
 @click.option("--format", "format_", type=click.Choice(["text", "json", "junit"]), default="text", show_default=True)
 @click.option("--output", metavar="FILE", help="Where the report goes (default: standard output).")
 @click.option("-v", "--verbose", is_flag=True, help="Show the largest errors and the seconds of each step.")

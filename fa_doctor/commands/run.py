@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fa_doctor.commands.options import SECONDS
 from fa_doctor.diagnosis.model import Level
 from fa_doctor.entrypoint.handover import become, end_on_signals
 from fa_doctor.errors import EXIT_FAILED, EXIT_UNDECIDED, FaDoctorError, UsageProblem
@@ -61,9 +62,7 @@ def _from_file(context: click.Context, _: click.Parameter, path: str | None) -> 
     metavar="S",
     help="Wait up to S seconds for a healthy machine: devices can appear late.",
 )
-@click.option(
-    "--timeout", envvar="FA_DOCTOR_TIMEOUT", type=click.FloatRange(min=0.5), metavar="S", help="For one look."
-)
+@click.option("--timeout", envvar="FA_DOCTOR_TIMEOUT", type=SECONDS, metavar="S", help="For one look.")
 @click.option("--python", envvar="FA_DOCTOR_PYTHON", metavar="EXE", help="The Python to examine.")
 @click.option(
     "--ignore",

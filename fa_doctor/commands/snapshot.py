@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fa_doctor.commands.options import machine_options, open_host, write_output
+from fa_doctor.commands.options import SECONDS, machine_options, open_host, write_output
 from fa_doctor.diagnosis.model import Level
 
 __all__ = ["command"]
@@ -22,7 +22,7 @@ __all__ = ["command"]
     help="Record what a check of this level reads.",
 )
 @machine_options
-@click.option("--timeout", type=click.FloatRange(min=0.5), default=60.0, metavar="S", show_default=True)
+@click.option("--timeout", type=SECONDS, default=60.0, metavar="S", show_default=True)
 def command(folder: str, level: str, machine: str | None, root: str | None, python: str | None, timeout: float) -> int:
     """Records what check reads of this machine into a new folder; secrets are removed.
 

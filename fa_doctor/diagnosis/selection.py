@@ -61,10 +61,14 @@ def load_ignores(path: Path) -> list[Ignore]:
 
     Raises UsageProblem if it cannot be read or an entry lacks one of the three.
     """
+    if path.exists() and not path.is_file():
+        raise UsageProblem(f"the ignore file {path} is not a file")
     try:
         entries: Any = tomllib.loads(path.read_text(encoding="utf-8")).get("ignore", [])
     except (OSError, ValueError) as error:
-        raise UsageProblem(f"the ignore file {path} cannot be read: {error}") from error
+        raise UsageProblem(
+            f"the ignore file {path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     ignores = []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         if not isinstance(entry, dict):

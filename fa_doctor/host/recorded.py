@@ -34,12 +34,21 @@ _TAR_LIMIT = 1 << 30  # bytes that a recorded machine may unpack to
 _LS_KINDS = {"c": NodeKind.CHARACTER_DEVICE, "d": NodeKind.FOLDER, "-": NodeKind.FILE}
 
 
+_PARTS = ("sysroot", "outputs", "devices.txt", "recording.json", "machine.json")  # each may be missing, not all
+
+
+def _looks_recorded(folder: Path) -> bool:
+    return any((folder / name).exists() for name in _PARTS)
+
+
 def open_recording(path: str) -> RecordedHost:
     """The recorded machine at `path`, a folder or a tar archive of one; raises UsageProblem if it is neither."""
     place = Path(path)
     if place.is_dir():
+        if not _looks_recorded(place):
+            raise UsageProblem(f"{path} is no recorded machine: it holds none of {', '.join(_PARTS)}")
         return RecordedHost(place)
-    if not place.exists():
+    if not place.is_file():
         raise UsageProblem(f"there is no recorded machine at {path}")
     unpacked = tempfile.TemporaryDirectory(prefix="fa-doctor-machine-")
     try:
@@ -48,11 +57,16 @@ def open_recording(path: str) -> RecordedHost:
                 raise UsageProblem(f"{path} unpacks to more than {_TAR_LIMIT >> 30} GiB")
             _extract(archive, unpacked.name)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise UsageProblem(f"{path} is neither a folder nor a tar archive of a recorded machine: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UsageProblem(f"{path} is neither a folder nor a tar archive of a recorded machine: {reason}") from error
     folder = Path(unpacked.name)
     inner = [child for child in folder.iterdir() if child.is_dir()]
-    looks_bare = any((folder / name).exists() for name in ("sysroot", "outputs", "recording.json", "machine.json"))
-    host = RecordedHost(folder if looks_bare or len(inner) != 1 else inner[0])
+    if not _looks_recorded(folder) and len(inner) == 1:
+        folder = inner[0]
+    if not _looks_recorded(folder):
+        unpacked.cleanup()
+        raise UsageProblem(f"{path} is no recorded machine: it holds none of {', '.join(_PARTS)}")
+    host = RecordedHost(folder)
     host.keep = unpacked  # the folder lives as long as the host
     return host
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["console_for", "write"]
 
 _STYLES = {"fail": "bold red", "warn": "bold yellow", "unknown": "bold magenta", "pass": "green", "skip": "dim"}
+_IDS_SHOWN = 12  # ids of checks that one reason of "unknown" lists
 _INDENT = 6  # columns that everything below a finding's title is set in
 
 
@@ -93,7 +94,9 @@ class _Printer:
             from rich.text import Text
 
             text = Text.assemble((" " * 8 if number else label, _STYLES["unknown"]), title)
-            text.append(f" ({', '.join(dict.fromkeys(ids))})", "dim")
+            shown = list(dict.fromkeys(ids))
+            more = f" and {len(shown) - _IDS_SHOWN} more" if len(shown) > _IDS_SHOWN else ""
+            text.append(f" ({', '.join(shown[:_IDS_SHOWN])}{more})", "dim")
             self._hanging(text, len(label))
         if reasons:
             self.console.print()
