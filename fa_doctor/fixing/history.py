@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fa_doctor.errors import UsageProblem
 from fa_doctor.fixing.places import journal_of
 from fa_doctor.installer.journal import Journal
 from fa_doctor.installer.plan import Paths
@@ -52,9 +53,14 @@ class History:
         self.journal = Journal(journal_of(paths))
 
     def entries(self) -> list[Entry]:
-        """All fixes that were ever begun. A line that a power cut tore is passed over."""
+        """All fixes that were ever begun. A line that a power cut tore is passed over. Raises UsageProblem where this
+        user may not read the journal."""
         found: dict[int, Entry] = {}
-        for record in self.journal.read():
+        try:
+            records = self.journal.read()
+        except OSError as error:
+            raise UsageProblem(f"the journal {self.journal.path} cannot be read: {error.strerror or error}") from error
+        for record in records:
             number = record.data.get("fix")
             if not isinstance(number, int):
                 continue

@@ -118,7 +118,7 @@ def describe_change(before: Mapping[str, str], after: Mapping[str, str]) -> tupl
 def _kept_line(saved: Path) -> str:
     """Where the files that were taken out lie, and the room that they take: it is the user's disk."""
     size = sum(entry.size for entry in manifest(saved).values()) if saved.exists() else 0
-    return f"{size / 1e6:.1f} MB of files that were taken out are kept for --undo in {saved}"
+    return f"{max(size / 1e6, 0.1):.1f} MB of files that were taken out are kept for --undo in {saved}"
 
 
 def _mark(stage: Path, identity: str) -> None:

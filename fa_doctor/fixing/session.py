@@ -129,7 +129,7 @@ class Session:
     def _try(self, candidate: Candidate, look: Look, history: History) -> Look:
         """Applies one fix and judges it; returns the look that holds afterwards."""
         self._tried.add(candidate.key)
-        self.say(self.describe(candidate))
+        self.say(("\n" if self.outcomes else "") + self.describe(candidate))
         if not (self.yes or self.ask("Apply this?")):
             self._end(candidate, "declined", "you said no")
             return look

@@ -70,7 +70,7 @@ def _left(finding: Finding, fixes: Sequence[Candidate], outcomes: Sequence[Outco
         note = {"declined": "you said no", "undone": "tried: it did not help", "failed": "tried: it failed"}.get(
             tried.state if tried else "", one.obstacle or "not tried"
         )
-        lines.append(f"    Fix: {one.fix.title} ({note})")
+        lines += [f"    Fix: {one.fix.title}", f"      not applied: {note}"]
         lines += [f"      {line}" for command in one.fix.commands for line in command.splitlines()]
     if not fixes:
         lines.append(f"    no fix that could be typed: `fa-doctor checks {finding.id}` explains it")
@@ -78,6 +78,9 @@ def _left(finding: Finding, fixes: Sequence[Candidate], outcomes: Sequence[Outco
 
 
 def _sum(result: Result, open_findings: Sequence[Finding], *, planned: bool) -> str:
+    stuck = next((one for one in result.outcomes if one.state == "stuck"), None)
+    if stuck:
+        return f"Fix {stuck.number} is applied in part and could not be taken back: `fa-doctor fix --undo` tries again."
     if result.is_interrupted:
         kept = [one for one in result.outcomes if one.state == "kept"]
         if not kept:
@@ -94,7 +97,8 @@ def _sum(result: Result, open_findings: Sequence[Finding], *, planned: bool) -> 
     failing = sum(1 for one in open_findings if one.status is Status.FAIL)
     warning = len(open_findings) - failing
     if planned:
-        return f"{_many(count['planned'], 'fix')} would be applied; nothing was changed."
+        more = " What rests on these checks is looked at after that." if count["planned"] else ""
+        return f"{_many(count['planned'], 'fix')} would be applied; nothing was changed.{more}"
     if not result.outcomes and not open_findings:
         return "Nothing to do: no check fails or warns. Nothing was changed."
     done = f"{_many(count['kept'], 'fix')} applied and proved" if count["kept"] else "Nothing was changed"
