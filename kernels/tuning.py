@@ -31,7 +31,7 @@ from .config import Config, candidates, choose
 __all__ = ["Progress", "autotune_wanted", "in_progress", "pick", "searching", "shape_class", "store_path"]
 
 SCHEMA = "fa-doctor/tuning/1"
-_SOURCES = ("forward.py", "backward.py", "primitives.py", "decode.py", "decode_kernels.py")
+_SOURCES = ("forward.py", "backward.py", "primitives.py", "decode.py", "decode_kernels.py", "quantized_forward.py")
 _log = logging.getLogger(__name__)
 
 # Called for each candidate: kernel kind, its number, how many there are, the candidate, milliseconds or why there are none.
