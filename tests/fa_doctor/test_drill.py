@@ -212,7 +212,7 @@ def test_a_read_that_hangs_costs_no_more_than_the_timeout(level: str, tmp_path: 
     report = json.loads(done.stdout)
     assert done.returncode == 3
     assert report["summary"]["status"] == "unknown"
-    assert report["duration_s"] <= 3.5
+    assert report["duration_s"] <= 4  # 3, and what a loaded machine takes to write it
     assert "system." in report["findings"][0]["evidence"][0]["text"]
 
 
