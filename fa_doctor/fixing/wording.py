@@ -80,7 +80,7 @@ def _left(finding: Finding, fixes: Sequence[Candidate], outcomes: Sequence[Outco
 def _sum(result: Result, open_findings: Sequence[Finding], *, planned: bool) -> str:
     stuck = next((one for one in result.outcomes if one.state == "stuck"), None)
     if stuck:
-        return f"Fix {stuck.number} is applied in part and could not be taken back: `fa-doctor fix --undo` tries again."
+        return f"Fix {stuck.number} did not help and could not be taken back; why stands above."
     if result.is_interrupted:
         kept = [one for one in result.outcomes if one.state == "kept"]
         if not kept:
