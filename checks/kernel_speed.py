@@ -40,8 +40,16 @@ def attention(machine: Machine) -> Verdicts:
     """
     probes = [probe for probe in machine.probes if probe.mode == "speed"]
     if not probes:
-        return skipped("the speed was not measured: no GPU, or no time was left")
+        return skipped(_why_not_timed(machine))
     return [_verdict(machine, probe) for probe in probes]
+
+
+def _why_not_timed(machine: Machine) -> str:
+    if machine.host_kind != "live":
+        return "nothing can be timed on a recorded machine, or another root"
+    if any(probe.on_gpu for probe in machine.probes):
+        return "the kernels did not pass their test, or no time was left"
+    return "no kernel ran on a GPU"
 
 
 def _verdict(machine: Machine, probe: Probe) -> Verdict:
@@ -72,7 +80,7 @@ def _verdict(machine: Machine, probe: Probe) -> Verdict:
         return warned(
             f"the bundled attention reaches {ratio:.2f} times the speed of {over} at {row.name}, {row.kind}",
             *evidence,
-            cause="slow-no-autotune",
+            cause=_cause(reasons),
             detail=detail,
             fixes=fixes,
         )
@@ -81,14 +89,18 @@ def _verdict(machine: Machine, probe: Probe) -> Verdict:
         return warned(
             low,
             *evidence,
-            cause=None,
             detail=" ".join(text for text, _ in reasons) or "Nothing that was read of this machine explains it.",
             fixes=[fix for _, fix in reasons if fix is not None],
         )
-    gains = [ratio for row in rows if row.kind == "forward" and (ratio := row.ratio("bundled", "unfused"))]
+    judged = [row for row in rows if row not in noisy and row.ratio("bundled", "unfused") is not None]
+    if not judged:
+        return unknown("the bundled attention or what it is held against could not be timed", *evidence)
+    gains = [ratio for row in judged if row.kind == "forward" and (ratio := row.ratio("bundled", "unfused"))]
+    compared = any(row.ratio("bundled", "sdpa") is not None for row in judged)
+    beside = ", and not slower than PyTorch's own" if compared else "; PyTorch's own could not be timed"
     return passed(
         f"the bundled attention is {min(gains, default=0):.1f} to {max(gains, default=0):.1f} times as fast as unfused "
-        "attention, and not slower than PyTorch's own",
+        f"attention{beside}",
         *evidence,
     )
 
@@ -137,6 +149,16 @@ def _low_product(machine: Machine, probe: Probe) -> str | None:
     return f"a matrix product reaches {value:.0f} TFLOP/s, {100 * value / peak:.0f}% of this card's peak of {peak:.0f}"
 
 
+def _cause(reasons: list[tuple[str, Fix | None]]) -> str | None:
+    """The cause that the reasons found support; None where they name none."""
+    for text, _ in reasons:
+        if text.startswith(AUTOTUNE):
+            return "slow-no-autotune"
+        if "math path" in text:
+            return "slow-fallback"
+    return None
+
+
 def _reasons(machine: Machine, probe: Probe, rows: list[SpeedRow]) -> Iterator[tuple[str, Fix | None]]:
     """What of this machine would make it slow: each is a fact that was read, none a guess."""
     gpu = _gpu(machine, probe)
@@ -154,8 +176,15 @@ def _reasons(machine: Machine, probe: Probe, rows: list[SpeedRow]) -> Iterator[t
         link = health.link
         if link is not None and link.width and link.max_width and link.width < link.max_width:
             yield f"The PCI Express link runs {link.width} of {link.max_width} lanes ({link.at}).", None
+        if link is not None and link.speed and link.max_speed and link.speed < 0.6 * link.max_speed:
+            yield f"The PCI Express link runs at {link.speed:g} of {link.max_speed:g} GT/s ({link.at}).", None
         if health.performance_level not in (None, "auto", "high"):
             yield f"The performance level is {health.performance_level}.", None
+        if health.temperature and health.temperature_critical and health.temperature > health.temperature_critical - 5:
+            yield (
+                f"The card is at {health.temperature:.0f} C; it slows down near {health.temperature_critical:.0f}.",
+                None,
+            )
     if machine.health.users:
         yield f"{len(machine.health.users)} other processes use the GPU.", None
     fallback = [row for row in rows if (ratio := row.ratio("sdpa", "unfused")) is not None and ratio < 1.15]

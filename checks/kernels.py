@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
 from fa_doctor.diagnosis.model import Evidence, Fix, Level, Verdict, failed, passed, skipped, unknown, warned
+from fa_doctor.diagnosis.remedies import install_kernels, make_folder
 from fa_doctor.facts.machine import Machine
+from fa_doctor.probe.gather import SDPA_STEP
 from fa_doctor.probe.result import Probe, Step, StepState
 
 # The cause of a step's failure where neither its exception nor the child's output says more.
@@ -16,16 +20,24 @@ _CAUSES = {
     "allocate, copy and multiply": "gpu-memory-fault",
     "import Triton": "triton-missing",
     "run a one-line kernel": "compiler-crash",
+    "compile the attention kernels": "compiler-crash",
 }
 _HUNG = "gpu-hang-or-reset"
 _WRONG = "numerics-wrong"
+_HAPPENED = {
+    StepState.FAILED: "failed",
+    StepState.DIED: "killed the process",
+    StepState.HUNG: "did not come back",
+}
 
 
 @check(
     "KER001",
     "kernels.smoke",
     rests_on=("TOR101",),
-    causes=tuple(sorted({*_CAUSES.values(), _HUNG, _WRONG})),
+    causes=tuple(
+        sorted({*_CAUSES.values(), _HUNG, _WRONG, "vram-out-of-memory", "triton-cache-unwritable", "disk-full"})
+    ),
     level=Level.STANDARD,
 )
 def smoke(machine: Machine) -> Verdicts:
@@ -44,10 +56,18 @@ def smoke(machine: Machine) -> Verdicts:
     """
     probes = [probe for probe in machine.probes if probe.mode == "smoke"]
     if not probes:
-        if machine.torch is None:
-            return skipped("there is no torch to run the kernels with")
-        return skipped("there is no GPU to run the kernels on (`fa-doctor probe --device cpu` interprets them)")
+        return skipped(_why_not_run(machine))
     return [_verdict(machine, probe, len(probes)) for probe in probes]
+
+
+def _why_not_run(machine: Machine) -> str:
+    if machine.host_kind != "live":
+        return "the kernels were not run: on a recorded machine, or another root, nothing can be"
+    if machine.torch is None:
+        return "there is no torch to run the kernels with"
+    if machine.gpus.known:
+        return f"the kernels were not run: torch {machine.torch.version} cannot use this GPU"
+    return "there is no GPU to run the kernels on (`fa-doctor probe --device cpu` interprets them)"
 
 
 def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
@@ -55,8 +75,8 @@ def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
     if not probe.steps:
         return unknown(f"the kernels could not be run: {probe.ending}")
     worst = probe.failed
-    if worst is None:
-        if not probe.complete:
+    if worst is None or worst.name == SDPA_STEP:  # PyTorch's own attention is KER102's
+        if worst is None and not probe.complete:
             return unknown(f"the smoke test on {where} broke off: {probe.ending}", *_evidence(probe))
         if not probe.on_gpu:
             return skipped(
@@ -67,11 +87,7 @@ def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
         return passed(f"the attention kernels run and are right on {where}", *_numbers(probe))
     after = f" after '{probe.last_good.name}' went well" if probe.last_good else ""
     others = f" (device {probe.device} of {count})" if count > 1 else ""
-    happened = {
-        StepState.FAILED: "failed",
-        StepState.DIED: "killed the process",
-        StepState.HUNG: "did not come back",
-    }[worst.state]
+    happened = _HAPPENED[worst.state]
     cause, fixes, why = _explained(machine, probe, worst)
     detail = f"The step '{worst.name}'{others} {happened}{after}. {_closing(probe, worst)}{why}"
     title = f"'{worst.name}' {happened} on {where}"
@@ -104,11 +120,38 @@ def _explained(machine: Machine, probe: Probe, step: Step) -> tuple[str, tuple[F
 
     found = explain(blocks_of_text(f"{probe.output}\n{step.trace}\n{step.error}")).confident
     if found is not None:
-        return found.cause, (), f"{found.failure.title}: {found.failure.explanation} "
+        return found.cause, _remedies(machine, found.cause), f"{found.failure.title}: {found.failure.explanation} "
+    known = _from_exception(step)
+    if known is not None:
+        return known, _remedies(machine, known), ""
     fixes = (Fix("Read what the kernel says of the GPU", ("dmesg | grep -iE 'amdgpu|kfd' | tail -n 40",)),)
     if step.state == StepState.HUNG:
         return _HUNG, fixes, ""
     return _CAUSES.get(step.name, _WRONG if step.state == StepState.FAILED else _HUNG), fixes, ""
+
+
+def _from_exception(step: Step) -> str | None:
+    """What an exception means that the child itself raised, where it came from being known."""
+    if "out of memory" in step.error:
+        return "vram-out-of-memory"
+    number = re.search(r"\[Errno (\d+)\]", step.error)
+    if number is None:
+        return None
+    code = int(number[1])
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "disk-full"
+    in_cache = "triton/runtime/cache.py" in step.trace
+    return "triton-cache-unwritable" if in_cache and code in (errno.EROFS, errno.EACCES, errno.EPERM) else None
+
+
+def _remedies(machine: Machine, cause: str) -> tuple[Fix, ...]:
+    """The fixes of a cause that can be had from the facts of this machine alone."""
+    if cause == "vram-out-of-memory":
+        return (Fix("See who holds the GPU's memory", ("rocm-smi --showpids --showmeminfo vram",)),)
+    if cause in ("triton-cache-unwritable", "disk-full"):
+        title = "Keep Triton's cache where there is room and this user may write"
+        return (make_folder(machine, f"/tmp/triton-cache-{machine.user or 'of-mine'}", "TRITON_CACHE_DIR", title),)
+    return ()
 
 
 def _evidence(probe: Probe) -> Iterator[Evidence]:
@@ -157,13 +200,78 @@ def installed_features(machine: Machine) -> Verdicts:
     return list(_feature_verdicts(machine, probes[0]))
 
 
+@check(
+    "KER102",
+    "kernels.sdpa",
+    rests_on=("KER001",),
+    causes=("numerics-wrong", "slow-fallback"),
+    level=Level.STANDARD,
+)
+def sdpa(machine: Machine) -> Verdicts:
+    """PyTorch's scaled_dot_product_attention is right on every GPU, and does not fall back to plain arithmetic.
+
+    Why it matters: most models call it, whatever else is installed. On a GPU that its fused kernels were not built for it
+    computes as if unfused, in N x N memory, without a word; a fused kernel of another architecture computes wrongly.
+    What is done: what PyTorch chooses by itself, its flash kernel and its memory-efficient kernel are each run with
+    causal mask, a mask given, grouped queries, dropout and backward, and held against float64 on the CPU.
+    How to fix: call the bundled kernels (flash_attn_func), or a torch built for this GPU; a wrong kernel can be left out
+    with torch.nn.attention.sdpa_kernel.
+    Sources: torch/nn/attention/__init__.py; aten/src/ATen/native/transformers/hip (AOTriton) of PyTorch.
+    """
+    probes = [probe for probe in machine.probes if probe.mode == "smoke" and probe.on_gpu]
+    reached = [probe for probe in probes if any(s.name == SDPA_STEP and s.state != "not reached" for s in probe.steps)]
+    if not reached:
+        return skipped("scaled_dot_product_attention was not run on a GPU")
+    return [_sdpa_verdict(machine, probe) for probe in reached]
+
+
+def _sdpa_verdict(machine: Machine, probe: Probe) -> Verdict:
+    where = _where(machine, probe)
+    worst = probe.failed
+    if worst is not None and worst.name == SDPA_STEP:
+        cause, fixes, why = _explained(machine, probe, worst)
+        title = f"scaled_dot_product_attention {_HAPPENED[worst.state]} on {where}"
+        return failed(title, *_evidence(probe), cause=cause, detail=f"{_closing(probe, worst)}{why}", fixes=fixes)
+    backends: dict[str, dict[str, dict[str, str]]] = probe.details(SDPA_STEP).get("backends", {})
+    told = [
+        Evidence(f"scaled_dot_product_attention, {backend}, {name}", f"{found.get('state')}: {found.get('text', '')}")
+        for backend, features in backends.items()
+        for name, found in features.items()
+    ]
+    wrong = [
+        f"{name} ({backend})"
+        for backend, features in backends.items()
+        for name, found in features.items()
+        if found.get("state") == "wrong"
+    ]
+    if wrong:
+        return failed(
+            f"scaled_dot_product_attention computes {', '.join(wrong)} wrongly on {where}",
+            *(evidence for evidence in told if evidence.text.startswith("wrong")),
+            cause="numerics-wrong",
+            detail="Models that use PyTorch's attention give wrong results on this GPU, without an error.",
+            fixes=[install_kernels(machine, "Use the bundled kernels in its place: they were proven on this GPU")],
+        )
+    fused = [backend for backend, features in backends.items() if backend != "chosen" and _runs(features)]
+    if backends and not fused:
+        return warned(
+            f"scaled_dot_product_attention has no fused kernel on {where}",
+            *told,
+            cause="slow-fallback",
+            detail="It computes as unfused attention does: several times slower, and in memory that grows with the square "
+            "of the length. The bundled kernels do run.",
+        )
+    return passed(f"scaled_dot_product_attention is right on {where} (fused: {', '.join(fused)})", *told)
+
+
+def _runs(features: dict[str, dict[str, str]]) -> bool:
+    return features.get("plain", {}).get("state") == "right"
+
+
 def _feature_verdicts(machine: Machine, probe: Probe) -> Iterator[Verdict]:
     version = machine.flash_attention.version if machine.flash_attention else "?"
-    fix = Fix(
-        "Install the attention kernels of fa-doctor in its place: every argument has its effect or raises",
-        ("fa-doctor install --attention bundled --replace",),
-        proof="KER101",
-    )
+    title = "Install the attention kernels of fa-doctor in its place: every argument has its effect or raises"
+    fix = install_kernels(machine, title, proof="KER101")
     worst = probe.failed
     if worst is not None:
         cause, fixes, why = _explained(machine, probe, worst)

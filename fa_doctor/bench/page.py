@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fa_doctor.bench.summary import Table, gain_table, table
+from fa_doctor.bench.training import training_table
 
 __all__ = ["write_page"]
 
@@ -35,6 +36,8 @@ def write_page(document: dict[str, Any], pictures: list[Path], path: Path) -> No
     parts = [f"<h1>{html.escape(head)}</h1><p>{html.escape(facts)}</p>"]
     if document.get("points"):
         parts.append("<h2>Unfused and bundled attention</h2>" + _table(gain_table(document)))
+    if document.get("runs"):
+        parts.append("<h2>A small GPT with each attention</h2>" + _table(training_table(document)))
     parts += [f"<h2>{_TITLES.get(picture.stem, picture.stem)}</h2>{_inline(picture)}" for picture in pictures]
     if document.get("points"):
         parts.append("<h2>Everything that was measured</h2>" + _table(table(document)))

@@ -25,11 +25,13 @@ def train(
     timeout_s: float,
     on_run: Callable[[str, dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """{"schema", "setting", "runs": {provider: {"losses", "samples_per_s", "peak_bytes", "longest"} or {"error"}}}.
+    """{"schema", "machine", "setting", "runs": {provider: {"losses", "samples_per_s", "peak_bytes", "longest",
+    "longest_at_limit"} or {"error"}}}.
 
     One child a provider, one after the other: each has the GPU to itself.
     """
     runs: dict[str, dict[str, Any]] = {}
+    machine: dict[str, Any] = {}
     for provider in providers:
         with package_folders() as (child, kernels):
             asked = {"mode": "train", "kernels": str(kernels), "provider": provider, **request}
@@ -44,9 +46,11 @@ def train(
             run = {"error": words[0]}
         elif "length" in longest.details:
             run["longest"] = longest.details["length"]
+            run["longest_at_limit"] = bool(longest.details.get("at_limit"))
+        machine = run.pop("machine", machine)
         runs[provider] = run
         on_run(provider, run)
-    return {"schema": SCHEMA, "setting": request, "runs": runs}
+    return {"schema": SCHEMA, "machine": machine, "setting": request, "runs": runs}
 
 
 def training_table(document: dict[str, Any]) -> Table:
@@ -61,7 +65,7 @@ def training_table(document: dict[str, Any]) -> Table:
                 name,
                 f"{run['samples_per_s']:.1f}" if run.get("samples_per_s") else "?",
                 f"{run['peak_bytes'] / 2**30:.2f}",
-                str(run.get("longest", "-")),
+                f"{'at least ' if run.get('longest_at_limit') else ''}{run.get('longest', '-')}",
                 f"{sum(run['losses'][-10:]) / len(run['losses'][-10:]):.4f}",
             ]
         )

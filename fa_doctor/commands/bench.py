@@ -162,20 +162,11 @@ class _Progress:
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
+    from fa_doctor.report.table import print_table
 
-    from fa_doctor.report.text import console_for
-
-    shown = Table(box=None, pad_edge=False)
-    for number, name in enumerate(header):
-        shown.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        shown.add_row(*row)
-    console = console_for(sys.stdout)
-    # A table is never wrapped: in a log it may be wider than 80 columns.
-    console.width = max(console.width, 40 + 12 * len(header))
-    console.print(shown)
-    console.print()
+    if rows:
+        print_table(sys.stdout, header, rows)
+        sys.stdout.write("\n")
 
 
 def _draw(document: dict[str, Any], folder: Path, plots: bool) -> None:
@@ -211,11 +202,16 @@ def _train(python: str, folder: Path, setting: dict[str, Any], plots: bool) -> i
         (folder / "training.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageProblem(f"{folder} cannot be written: {error.strerror or error}") from error
-    if plots and any("losses" in run for run in document["runs"].values()):
-        from fa_doctor.bench.plots import draw_training
+    if any("losses" in run for run in document["runs"].values()):
+        pictures = []
+        if plots:
+            from fa_doctor.bench.plots import draw_training
 
-        picture = draw_training(document, folder)
-        write_page({"machine": {}, **document}, [picture], folder / "training.html")
+            try:
+                pictures = [draw_training(document, folder)]
+            except UsageProblem as error:
+                sys.stderr.write(f"fa-doctor: {error}\n")
+        write_page(document, pictures, folder / "training.html")
         sys.stdout.write(f"All results: {folder / 'training.html'}\n")
     return 0 if any("losses" in run for run in document["runs"].values()) else 3
 

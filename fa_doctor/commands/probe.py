@@ -37,15 +37,13 @@ def command(
 
     from fa_doctor.diagnosis.check import all_checks
     from fa_doctor.diagnosis.engine import run_checks
-    from fa_doctor.diagnosis.model import Status
     from fa_doctor.diagnosis.selection import select
-    from fa_doctor.errors import EXIT_UNDECIDED
     from fa_doctor.facts.machine import gather
     from fa_doctor.host import LiveHost
-    from fa_doctor.probe.gather import SMOKE_STEPS, hiding_variable, probed_devices
-    from fa_doctor.probe.gather import gather as gather_probes
-    from fa_doctor.probe.launch import launch
+    from fa_doctor.probe import gather as probing
+    from fa_doctor.probe.points import speed_table
     from fa_doctor.report import document, formats, text
+    from fa_doctor.report.table import print_table
 
     started = time.monotonic()
     deadline = started + timeout
@@ -55,14 +53,15 @@ def command(
     if executable is None or machine.torch is None:
         where = executable or "the target Python"
         raise UsageProblem(f"{where} has no torch to run the kernels with; `fa-doctor install` sets it up")
-    if device is None:
-        probes = gather_probes(
-            host, machine.python, machine.gpus, machine.torch, machine.flash_attention, deadline, speed=speed
-        )
-    else:
-        chosen = _chosen(device, probed_devices(host, machine.gpus, machine.torch))
-        hide_by = hiding_variable(host, machine.torch)
-        probes = tuple(launch(host, executable, "smoke", SMOKE_STEPS, [chosen], timeout * 0.9, hide_by=hide_by))
+    there = probing.probed_devices(host, machine.gpus, machine.torch)
+    only: list[int | None] | None = None
+    if device is not None:
+        only = [_chosen(device, there)]
+    elif there == [None] and not machine.gpus.known:
+        only = there  # no GPU at all: interpreted, and said so
+    probes = probing.gather(
+        host, machine.python, machine.gpus, machine.torch, machine.flash_attention, deadline, speed=speed, only=only
+    )
     machine = dataclasses.replace(machine, probes=probes)
     # Without the checks that these rest on: who asks for the probe wants its answer, whatever else is wrong.
     checks = [
@@ -70,14 +69,19 @@ def command(
         for check in select(all_checks(), ["KER", "SPD101"] if speed else ["KER"], [])
     ]
     findings = run_checks(machine, checks, Level.FULL if speed else Level.STANDARD, deadline + 5)
+    proven = any(probe.on_gpu for probe in probes)
     report = document.build(machine, findings, Level.STANDARD, time.monotonic() - started)
+    if not proven and report["summary"]["status"] in ("pass", "warn"):
+        report["summary"]["status"] = "unknown"  # nothing ran on a GPU: whatever the interpreter says is no verdict
     if format_ == "text" and output is None:
-        text.write(report, sys.stdout, verbose=verbose)
+        text.write(report, sys.stdout, verbose=verbose, subject="probe of this machine", all_findings=True)
+        for probe in probes:
+            if table := speed_table(probe):
+                sys.stdout.write("\n")
+                print_table(sys.stdout, *table)
     else:
         write_output(formats.render(report, format_, verbose=verbose), output)
-    if any(finding.status is Status.FAIL for finding in findings):
-        return formats.exit_code(report)
-    return formats.exit_code(report) if any(probe.on_gpu for probe in probes) else EXIT_UNDECIDED
+    return formats.exit_code(report)
 
 
 def _chosen(word: str, devices: list[int | None]) -> int | None:

@@ -15,22 +15,27 @@ if TYPE_CHECKING:
     from fa_doctor.facts.packages import FlashAttention, Torch
     from fa_doctor.facts.python import Python
 
-__all__ = ["FEATURE_STEPS", "SMOKE_STEPS", "gather", "hiding_variable", "probed_devices"]
+__all__ = ["FEATURE_STEPS", "SDPA_STEP", "SMOKE_STEPS", "gather", "hiding_variable", "probed_devices", "smoke"]
 
 # The names of probe/child's steps. The child cannot be imported here (it imports torch when it runs), so they stand
 # twice; a test holds both against each other.
+SDPA_STEP = "scaled_dot_product_attention"  # judged apart: its faults are PyTorch's, not the kernels'
 SMOKE_STEPS = (
     "import torch",
     "find the device",
     "allocate, copy and multiply",
     "import Triton",
     "run a one-line kernel",
+    "compile the attention kernels",
     "attention forward",
     "attention backward",
     "decoding with a KV cache",
     "dropout, causal and softcap together",
+    SDPA_STEP,
 )
 FEATURE_STEPS = ("import torch", "find the device", "import flash_attn", "try the features")
+# A search for the best tiles at every first call would take minutes, and says nothing about whether kernels are right.
+_NO_SEARCH = {"FLASH_ATTENTION_TRITON_AMD_AUTOTUNE": "FALSE"}
 _SHARE = 0.8  # of the time that is left: the rest is for the checks and the report
 
 
@@ -61,6 +66,11 @@ def hiding_variable(host: Host, torch: Torch | None) -> str:
     return "HIP_VISIBLE_DEVICES"
 
 
+def smoke(host: Host, python: str, devices: list[int | None], timeout_s: float, hide_by: str | None) -> list[Probe]:
+    """The smoke test on each of the devices, side by side."""
+    return launch(host, python, "smoke", SMOKE_STEPS, devices, timeout_s, hide_by=hide_by, env=_NO_SEARCH)
+
+
 def gather(
     host: Host,
     python: Python,
@@ -70,26 +80,31 @@ def gather(
     deadline: float,
     *,
     speed: bool = False,
+    only: list[int | None] | None = None,
 ) -> tuple[Probe, ...]:
     """Runs the smoke test on every device and, if a flash_attn is installed that is not ours, its features on the first.
 
-    With `speed` those that passed are also timed. Nothing is run where there is no torch to run it with. `deadline` is in time.monotonic seconds.
+    With `speed` those that passed are also timed. Nothing is run where there is no torch to run it with. `only` names
+    the devices instead ([None]: the CPU). `deadline` is in time.monotonic seconds.
     """
     if python.executable is None or torch is None:
         return ()
-    devices = probed_devices(host, gpus, torch)
-    if devices == [None]:
+    there = probed_devices(host, gpus, torch)
+    devices = only if only is not None else there
+    if only is None and devices == [None]:
         # No GPU that this torch can use: other checks say so. The interpreter on the CPU would prove nothing about one,
-        # and takes half a minute; who wants it has `fa-doctor probe --device cpu`.
+        # and takes a quarter of a minute; who wants it has `fa-doctor probe --device cpu`.
         return ()
-    hide_by = hiding_variable(host, torch) if len(devices) > 1 else None
+    hide_by = hiding_variable(host, torch) if len(there) > 1 else None
     left = (deadline - time.monotonic()) * _SHARE
-    probes = launch(host, python.executable, "smoke", SMOKE_STEPS, devices, left, hide_by=hide_by)
+    probes = smoke(host, python.executable, devices, left, hide_by)
     foreign = flash_attention is not None and flash_attention.kind != "bundled"
-    if foreign and any(probe.complete for probe in probes):
+    if foreign and devices != [None] and any(probe.complete for probe in probes):
         good = next(probe.device for probe in probes if probe.complete)
         left = (deadline - time.monotonic()) * _SHARE
-        probes += launch(host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by)
+        probes += launch(
+            host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by, env=_NO_SEARCH
+        )
     if speed:
         # One after the other: devices that share a power budget or a host would disturb each other's times.
         for probe in [probe for probe in probes if probe.mode == "smoke" and probe.complete and probe.on_gpu]:

@@ -82,10 +82,15 @@ def launch(
             }
             if device is not None:
                 asked["number"] = device
-            environment = {"PYTHONUNBUFFERED": "1", "FA_DOCTOR_SEED": str(seed), **(env or {})}
-            if device is None:
-                environment["TRITON_INTERPRET"] = "1"
-            elif hide_by is not None:
+            environment = {
+                "PYTHONUNBUFFERED": "1",
+                "FA_DOCTOR_SEED": str(seed),
+                # What would let something else than compiled kernels run, and call that a success.
+                "TRITON_INTERPRET": "1" if device is None else "0",
+                "FA_DOCTOR_KERNELS": "triton",
+                **(env or {}),
+            }
+            if device is not None and hide_by is not None:
                 environment[hide_by] = _restrict(host, hide_by, device)
             argv = [python, str(child), json.dumps(asked, sort_keys=True)]
             label = f"probe-{mode}-{'cpu' if device is None else device}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from fa_doctor.probe.result import Probe
 
-__all__ = ["ROWS", "SPEED_STEPS", "Row", "SpeedRow", "rows_of", "speed_points"]
+__all__ = ["ROWS", "SPEED_STEPS", "Row", "SpeedRow", "rows_of", "speed_points", "speed_table"]
 
 SPEED_STEPS = ("import torch", "find the device", "measure a matrix product", "measure attention")
 _PROVIDERS = ("unfused", "sdpa", "bundled")
@@ -73,3 +73,34 @@ def rows_of(probe: Probe) -> list[SpeedRow]:
         if isinstance(point, dict) and {"row", "pass", "provider"} <= point.keys():
             rows.setdefault((str(point["row"]), str(point["pass"])), {})[str(point["provider"])] = point
     return [SpeedRow(name, kind, found) for (name, kind), found in rows.items()]
+
+
+def speed_table(probe: Probe) -> tuple[list[str], list[list[str]]] | None:
+    """The rows as a table: TFLOP/s of each, the gain over unfused, the share of the matrix product; None without rows."""
+    rows = rows_of(probe)
+    if not rows:
+        return None
+    ceiling = probe.details("measure a matrix product").get("tflops", {}).get(_SHAPE["dtype"])
+    table = []
+    for row in rows:
+        reached = row.tflops("bundled")
+        gain = row.ratio("bundled", "unfused")
+        table.append(
+            [
+                f"{row.name}, {row.kind}",
+                *(_figure(row, provider) for provider in _PROVIDERS),
+                f"{100 * (gain - 1):+.0f}%" if gain else "-",
+                f"{100 * reached / ceiling:.0f}%" if reached and ceiling else "-",
+                f"{row.spread:.2f}",
+            ]
+        )
+    head = f"TFLOP/s (16 heads of 64, causal, {_SHAPE['dtype']})"
+    return [head, *_PROVIDERS, "over unfused", "of a matrix product", "90%/10%"], table
+
+
+def _figure(row: SpeedRow, provider: str) -> str:
+    reached = row.tflops(provider)
+    if reached is not None:
+        return f"{reached:.1f}"
+    error = str(row.by_provider.get(provider, {}).get("error", ""))
+    return "no memory" if "OutOfMemory" in error else "failed" if error else "-"

@@ -30,10 +30,16 @@ def console_for(stream: TextIO) -> Console:
     return console
 
 
-def write(document: Document, stream: TextIO, *, verbose: bool = False) -> None:
-    """Prints the report. `verbose` adds what passed or was skipped, all evidence, and each check's duration."""
+def write(
+    document: Document, stream: TextIO, *, verbose: bool = False, subject: str | None = None, all_findings: bool = False
+) -> None:
+    """Prints the report. `verbose` adds what passed or was skipped, all evidence, and each check's duration.
+
+    `subject` is what the first line says instead of the level and the machine; with `all_findings` what passed or was
+    skipped is named also without `verbose`.
+    """
     printer = _Printer(console_for(stream), verbose)
-    printer.head(document)
+    printer.head(document, subject)
     findings = [finding for finding in document["findings"] if finding["ignored"] is None]
     for status in ("fail", "warn", "unknown"):
         for finding in findings:
@@ -42,7 +48,7 @@ def write(document: Document, stream: TextIO, *, verbose: bool = False) -> None:
     if not verbose:
         printer.unknowns([finding for finding in findings if _is_bare(finding)])
     quiet = [finding for finding in findings if finding["status"] in ("pass", "skip")]
-    if verbose:
+    if verbose or all_findings:
         for finding in quiet:
             printer.line(finding)
     for finding in document["findings"]:
@@ -56,10 +62,10 @@ class _Printer:
         self.console = console
         self.verbose = verbose
 
-    def head(self, document: Document) -> None:
+    def head(self, document: Document, subject: str | None) -> None:
         machine = document["machine"]
-        title = f"fa-doctor {document['tool']['version']}, {document['level']} check of {machine['description']}"
-        self._indented(title, "bold", 0)
+        subject = subject or f"{document['level']} check of {machine['description']}"
+        self._indented(f"fa-doctor {document['tool']['version']}, {subject}", "bold", 0)
         for label, text in _overview(machine):
             self._labelled(f"  {label:<10}", text)
         self.console.print()
@@ -114,9 +120,10 @@ class _Printer:
 
         status = finding["status"]
         text = Text.assemble((f"{status.upper():<8}", _STYLES[status]), finding["id"], "  ", finding["title"])
-        text.append(f"  [{finding['duration_s'] * 1000:.1f} ms]", "dim")
+        if self.verbose:
+            text.append(f"  [{finding['duration_s'] * 1000:.1f} ms]", "dim")
         self._hanging(text, 8)
-        for evidence in finding["evidence"]:
+        for evidence in finding["evidence"] if self.verbose else ():
             self._indented(f"{evidence['source']}: {_shorten(evidence['text'], True)}", "dim")
 
     def ignored(self, finding: Document) -> None:
@@ -136,7 +143,7 @@ class _Printer:
         self._hanging(verdict, 0)
         for fault in document["machine"].get("faults", ()):
             self._indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
-        for line in _next_steps(document):
+        for line in (*_not_measured(document), *_next_steps(document)):
             self._indented(line, indent=0)
 
     def _labelled(self, label: str, text: str) -> None:
@@ -238,6 +245,21 @@ def _verdict(summary: Document) -> str:
         "fail": "Not healthy:",
         "unknown": "Could not be decided:",
     }[summary["status"]]
+
+
+_MEASUREMENTS = {"KER001": "Not proven on a GPU", "SPD101": "Speed not measured"}
+
+
+def _not_measured(document: Document) -> list[str]:
+    """What a check of this level would have measured and did not: "healthy" must not be read as if it had."""
+    found = {finding["id"]: finding for finding in document["findings"] if finding["id"] in _MEASUREMENTS}
+    if any(finding["status"] == "pass" for finding in found.values() if finding["id"] == "KER001"):
+        found.pop("KER001")
+    return [
+        f"{words}: {found[check]['title']} ({check})."
+        for check, words in _MEASUREMENTS.items()
+        if check in found and found[check]["status"] == "skip"
+    ]
 
 
 def _next_steps(document: Document) -> list[str]:

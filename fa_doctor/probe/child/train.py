@@ -13,6 +13,7 @@ from .reporter import Reporter
 __all__ = ["run"]
 
 _CHARACTERS = "0123456789+= \n"
+_LIMIT = 1 << 18  # the longest sequence that is tried
 
 
 def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], Any]) -> None:
@@ -26,10 +27,12 @@ def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], An
     shape = {name: request[name] for name in ("layers", "heads", "head_dim")}
     with report.step("train") as details:
         kernels = load_kernels()
+        details["machine"] = {"name": torch.cuda.get_device_properties(0).name, "torch": torch.__version__}
         details.update(_train(torch, kernels, request, shape))
     if request.get("longest"):
         with report.step("longest") as details:
             details["length"] = _longest(torch, kernels, request, shape)
+            details["at_limit"] = details["length"] == _LIMIT  # a longer one was not tried
 
 
 def text_of(torch: Any, seed: int, count: int) -> Any:
@@ -111,9 +114,9 @@ def _train(torch: Any, kernels: Any, request: dict[str, Any], shape: dict[str, i
 
 
 def _longest(torch: Any, kernels: Any, request: dict[str, Any], shape: dict[str, int]) -> int:
-    """The longest sequence (a power of two, at most 2^18) of which one training step with batch 1 fits."""
+    """The longest sequence (a power of two, at most _LIMIT) of which one training step with batch 1 fits."""
     fits, length = 0, 512
-    while length <= 1 << 18:
+    while length <= _LIMIT:
         try:
             model = _model(torch, kernels, request, shape, length)
             ids = torch.zeros(1, length, dtype=torch.int64, device="cuda")

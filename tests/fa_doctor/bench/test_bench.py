@@ -142,3 +142,77 @@ def test_pictures_and_a_page_that_needs_nothing_else(tmp_path: Path, child) -> N
     assert not any(word in page for word in ("<script", 'src="', "@import", "<link"))
     training = {"runs": {"unfused": {"losses": [2.0, 1.0], "samples_per_s": 3.0}, "bundled": {"error": "no"}}}
     assert draw_training(json.loads(json.dumps(training)), tmp_path).exists()
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from fa_doctor.bench import sweep
+from fa_doctor.commands import bench
+import contextlib
+
+@contextlib.contextmanager
+def folders():
+    yield Path(CHILD), Path(CHILD)
+
+sweep.package_folders = folders
+bench._target = lambda python: sys.executable
+argv = ["--lengths", "512,1024", "--head-dims", "64", "--causal", "yes", "--pass", "forward", "--no-plots"]
+argv += ["--provider", "unfused", "--provider", "bundled", "--output", OUT]
+sys.exit(bench.command.main(argv, standalone_mode=False))
+"""
+
+
+def test_ctrl_c_leaves_nothing_running_and_the_same_command_goes_on(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
+    """A real process, a real signal: the second point hangs, Ctrl-C comes, and only the three others are measured then."""
+    import os
+    import signal
+    import subprocess
+    import time
+
+    import psutil
+
+    hang = tmp_path / "hang"
+    hang.touch()
+    place = "point['length'] == 512 and point['provider'] == 'bundled'"
+    child(f"{place} and os.path.exists({str(hang)!r}) and __import__('time').sleep(600)")
+    out = tmp_path / "out"
+    script = STOPPED.replace("CHILD", repr(str(tmp_path / "child"))).replace("OUT", repr(str(out)))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    results = out / "results.jsonl"
+    deadline = time.monotonic() + 60
+    while not (results.exists() and results.read_text().count("\n") == 2) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    grandchildren = psutil.Process(process.pid).children(recursive=True)
+    assert grandchildren
+    os.kill(process.pid, signal.SIGINT)
+    _, words = process.communicate(timeout=20)
+    assert process.returncode == 130, words
+    assert "goes on" in words
+    _, alive = psutil.wait_procs(grandchildren, timeout=5)
+    assert not alive
+    hang.unlink()
+    again = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 4 points are there already" in again.stderr
+    assert again.stderr.count("TFLOP/s") == 3
+    assert len(load_results(str(out))["points"]) == 4
+    assert "+300%" in again.stdout
+
+
+def test_compare_says_what_got_slower_with_the_spread(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from fa_doctor.bench.store import SCHEMA
+    from fa_doctor.commands.bench import command
+
+    for name, ms in (("a", 1.0), ("b", 1.5)):
+        document = {"schema": SCHEMA, "machine": {}, **result(ms, 0.98 * ms, 1.02 * ms)}
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    both = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+    slower = CliRunner().invoke(command, ["--compare", *both], standalone_mode=False)
+    assert slower.return_value == 1
+    assert "1.000 (0.980..1.020)  1.500 (1.470..1.530)  1.50  slower" in slower.stdout
+    same = CliRunner().invoke(command, ["--compare", both[0], both[0]], standalone_mode=False)
+    assert same.return_value == 0
+    assert "0 of 1 points differ" in same.stdout

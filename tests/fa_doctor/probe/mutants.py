@@ -62,7 +62,7 @@ def verdict(number: int, mutant: tuple[str, str, str] | None) -> str:
     """What the smoke test says of a mutant (or of the kernels as they are): "" if it finds nothing wrong."""
     import torch
 
-    from fa_doctor.probe.child import smoke
+    from fa_doctor.probe.child import trials
 
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "kernels"
@@ -75,13 +75,14 @@ def verdict(number: int, mutant: tuple[str, str, str] | None) -> str:
         cpu = torch.device("cpu")
         try:
             # The same checks as smoke.run, those that find most faults first.
-            for case in smoke._cases(False):
-                smoke.check_case(torch, kernels, case, cpu, 11)
-            smoke.check_varlen(torch, kernels, cpu, 11, False)
-            smoke.check_decode(torch, kernels, cpu, 11, False)
-            for case in smoke._cases(False):
-                smoke.check_case(torch, kernels, case, cpu, 12, backward=True)
-            smoke.check_origin_call(torch, kernels, cpu, 11, False)
+            dense = [trials.DenseTrial(torch, case, 11) for case in trials.cases(False)]
+            for trial in dense:
+                trial.forward(kernels, cpu)
+            trials.VarlenTrial(torch, 11, False).forward(kernels, cpu)
+            trials.DecodeTrial(torch, 11, False).forward(kernels, cpu)
+            for trial in dense:
+                trial.backward(cpu)
+            trials.OriginTrial(torch, 11, False).forward_and_backward(kernels, cpu)
         except AssertionError as error:
             return str(error)
         finally:
