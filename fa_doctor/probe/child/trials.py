@@ -50,9 +50,9 @@ def cases(big: bool) -> list[Case]:
         ]
     small: dict[str, Any] = {"batch": 1, "heads": 2}
     return [
-        Case("causal, grouped queries", rows=66, cols=83, kv_heads=1, causal=True, head_dim=32, **small),
+        Case("causal, grouped queries", rows=66, cols=83, batch=1, heads=4, kv_heads=2, causal=True, head_dim=32),
         Case("window, softcap", rows=70, cols=90, window=(21, 9), softcap=8.0, head_dim=16, kv_heads=2, **small),
-        Case("ALiBi, odd head dim", rows=40, cols=40, alibi=True, head_dim=24, causal=True, kv_heads=1, **small),
+        Case("ALiBi, odd head dim", rows=40, cols=52, alibi=True, head_dim=24, causal=True, kv_heads=1, **small),
     ]
 
 
@@ -144,7 +144,7 @@ class DecodeTrial:
 
     def __init__(self, torch: Any, seed: int, big: bool) -> None:
         self.torch = torch
-        length, self.used = (1536, (1200, 37)) if big else (70, (50, 3))
+        length, self.used = (1536, (1200, 37)) if big else (300, (270, 3))
         dim = 64 if big else 16
         self.case = Case("decode", rows=1, cols=length, heads=4, kv_heads=2, head_dim=dim, causal=True)
         self.q, self.k, self.v, self.dout, _ = self.case.inputs(torch, seed + 3)

@@ -6,14 +6,17 @@ must be set before Python starts.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 KERNELS = Path(__file__).resolve().parents[3] / "kernels"
 
@@ -58,31 +61,46 @@ def load(name: str, folder: Path) -> ModuleType:
     return module
 
 
-def verdict(number: int, mutant: tuple[str, str, str] | None) -> str:
-    """What the smoke test says of a mutant (or of the kernels as they are): "" if it finds nothing wrong."""
+@functools.cache
+def trial_calls() -> dict[str, Callable[[Any, Any], object]]:
+    """The trials of smoke.run by name. Inputs and references are the same for every mutant, and made once."""
     import torch
 
     from fa_doctor.probe.child import trials
 
+    dense = [trials.DenseTrial(torch, case, 11) for case in trials.cases(False)]
+    calls: dict[str, Callable[[Any, Any], object]] = {}
+    for number, trial in enumerate(dense):
+        calls[f"forward {number}"] = trial.forward
+    calls["varlen"] = trials.VarlenTrial(torch, 11, False).forward
+    calls["decode"] = trials.DecodeTrial(torch, 11, False).forward
+    for number, trial in enumerate(dense):
+        calls[f"backward {number}"] = lambda kernels, device, trial=trial: (
+            trial.forward(kernels, device),
+            trial.backward(device),
+        )
+    calls["origin"] = trials.OriginTrial(torch, 11, False).forward_and_backward
+    return calls
+
+
+def verdict(number: int, mutant: tuple[str, str, str] | None) -> str:
+    """What the smoke test says of a mutant (or of the kernels as they are): "" if it finds nothing wrong."""
+    import torch
+
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "kernels"
         shutil.copytree(KERNELS, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        likely = ""
         if mutant is not None:
             file, text, replacement = mutant
             source = (copy / file).read_text()
             (copy / file).write_text(source.replace(text, replacement))
+            likely = {"backward.py": "backward", "decode.py": "decode"}.get(file, "")
         kernels = load(f"mutant_{number}", copy)
-        cpu = torch.device("cpu")
         try:
-            # The same checks as smoke.run, those that find most faults first.
-            dense = [trials.DenseTrial(torch, case, 11) for case in trials.cases(False)]
-            for trial in dense:
-                trial.forward(kernels, cpu)
-            trials.VarlenTrial(torch, 11, False).forward(kernels, cpu)
-            trials.DecodeTrial(torch, 11, False).forward(kernels, cpu)
-            for trial in dense:
-                trial.backward(cpu)
-            trials.OriginTrial(torch, 11, False).forward_and_backward(kernels, cpu)
+            # Those that are likely to find it first.
+            for name in sorted(trial_calls(), key=lambda name: not name.startswith(likely)):
+                trial_calls()[name](kernels, torch.device("cpu"))
         except AssertionError as error:
             return str(error)
         finally:

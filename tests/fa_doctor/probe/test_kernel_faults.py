@@ -66,7 +66,7 @@ def test_nan_zeros_and_one_wrong_element_are_found_by_the_real_child(tmp_path: P
         assert judged(probe).cause == "numerics-wrong"
     assert "is nan in place of" in found["nan"].failed.error  # type: ignore[union-attr]
     assert "elements are wrong" in found["zeros"].failed.error  # type: ignore[union-attr]
-    assert ": 1 of 4224 elements are wrong" in found["one"].failed.error  # type: ignore[union-attr]
+    assert ": 1 of 8448 elements are wrong" in found["one"].failed.error  # type: ignore[union-attr]
 
 
 def test_one_wrong_element_among_a_million_is_found_at_the_size_that_a_gpu_is_tried_with() -> None:
