@@ -25,9 +25,9 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "wrong scale": ("forward.py", "qk * scale_log2 - new_max", "qk * (scale_log2 * 1.02) - new_max"),
     "wrong scale of biased scores": ("primitives.py", "s = qk * scale_log2\n", "s = qk * (scale_log2 * 1.02)\n"),
     "no mask": ("forward.py", 'qk = tl.where(seen, qk, float("-inf"))', "qk = tl.where(seen, qk, qk)"),
-    "window one too far right": ("primitives.py", "(cols <= rows + (shift + right))", "(cols <= rows + (shift + right + 1))"),
+    "window one too far right": ("primitives.py", "cols < tl.minimum(rows + (shift + right + 1), col_end)", "cols < tl.minimum(rows + (shift + right + 2), col_end)"),
     "window one too short on the left": ("primitives.py", "(cols >= rows + (shift - left))", "(cols > rows + (shift - left))"),
-    "diagonal in the top left corner": ("primitives.py", "(cols <= rows + (shift + right))", "(cols <= rows + right)"),
+    "diagonal in the top left corner": ("primitives.py", "cols < tl.minimum(rows + (shift + right + 1), col_end)", "cols < tl.minimum(rows + (right + 1), col_end)"),
     "one key too many at the end": ("primitives.py", "seen = cols < col_end", "seen = cols <= col_end"),
     "last block of keys dropped": ("primitives.py", "last_row + shift + right + 1", "last_row + shift + right - BLOCK_N"),
     "softcap ignored": ("primitives.py", "s = tanh(qk * (scale_log2 * LN2 / softcap), EXACT) * (softcap * LOG2E)", "s = qk * scale_log2"),
@@ -44,7 +44,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "no mask in the backward pass": ("backward.py", "p = tl.where(seen, p, 0.0)", "p = tl.where(seen, p, p)"),
     "dropout not in the gradient": ("backward.py", "dp = tl.where(keep, dp * keep_scale, 0.0)", "dp = dp * 1.0"),
     "appended one token too early": ("append.py", "o_position = tl.load(CACHE_SEQLENS + batch) + o_token", "o_position = tl.load(CACHE_SEQLENS + batch) + o_token - 1"),
-    "decoding with a stale sum": ("decode.py", "row_sum = row_sum * alpha +", "row_sum = row_sum +"),
+    "decoding with a stale sum": ("decode_kernels.py", "row_sum = row_sum * alpha +", "row_sum = row_sum +"),
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def verdict(number: int, mutant: tuple[str, str, str] | None) -> str:
             file, text, replacement = mutant
             source = (copy / file).read_text()
             (copy / file).write_text(source.replace(text, replacement))
-            likely = {"backward.py": "backward", "decode.py": "decode"}.get(file, "")
+            likely = {"backward.py": "backward", "decode_kernels.py": "decode"}.get(file, "")
         kernels = load(f"mutant_{number}", copy)
         try:
             # Those that are likely to find it first.
