@@ -273,6 +273,8 @@ WRONG = [
     ["check", "--ignore-file", "/no/such/file"],
     ["check", "--ignore-file", "/etc/passwd"],
     ["check", "--ignore-file", "/etc"],
+    ["fix", "--nope"],
+    ["fix", "--rollback", "surplus"],
     ["gpus", "nope"],
     ["gpus", "gfx942", "gfx1100"],
     ["stacks", "nope"],
