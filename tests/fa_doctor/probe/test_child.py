@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,3 +85,35 @@ def test_one_wrong_element_in_a_million_is_found_and_named() -> None:
         compare(torch, "out", actual, exact, 1e-3)
     with pytest.raises(AssertionError, match="shape"):
         compare(torch, "out", actual[:, :1], exact, 1e-3)
+
+
+COMPILES = """
+import os, sys, json
+import torch
+import fa_doctor.kernels as kernels
+from fa_doctor.kernels.standin import standing_in
+from fa_doctor.probe.child.prepare import compile_side_by_side
+from fa_doctor.probe.child.trials import DecodeTrial, VarlenTrial
+os.sched_getaffinity = lambda pid: {0, 1}
+trials = [VarlenTrial(torch, 1, False), DecodeTrial(torch, 1, False)]
+files = lambda: len(os.listdir(os.environ["TRITON_CACHE_DIR"]))
+with standing_in("gfx942") as driver:
+    told = compile_side_by_side(torch, kernels, torch.device("cpu"), trials)
+    ahead, launched = files(), len(driver.launches)
+    for trial in trials:
+        trial.call(kernels, torch.device("cpu"))
+    print(json.dumps([told, ahead, launched, files(), len(driver.launches)]))
+"""
+
+
+def test_compiling_side_by_side_launches_nothing_and_leaves_nothing_to_compile(tmp_path: Path) -> None:
+    """For an AMD GPU that is not here, with Triton's own compiler and cache."""
+    pytest.importorskip("triton")
+    env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0", "FA_DOCTOR_KERNELS": "triton"}
+    done = subprocess.run([sys.executable, "-c", COMPILES], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told, ahead, launched, after, launches = json.loads(done.stdout)
+    assert told == {"threads": 2, "failed": []}
+    assert ahead == after > 0
+    assert launched == 0
+    assert launches >= 2
