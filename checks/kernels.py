@@ -61,13 +61,14 @@ def smoke(machine: Machine) -> Verdicts:
 
 
 def _why_not_run(machine: Machine) -> str:
-    if machine.host_kind != "live":
-        return "the kernels were not run: on a recorded machine, or another root, nothing can be"
+    """What the machine itself tells comes first, so that a snapshot says the same as the machine it was made on."""
     if machine.torch is None:
         return "there is no torch to run the kernels with"
-    if machine.gpus.known:
-        return f"the kernels were not run: torch {machine.torch.version} cannot use this GPU"
-    return "there is no GPU to run the kernels on (`fa-doctor probe --device cpu` interprets them)"
+    if not machine.gpus.known:
+        return "there is no GPU to run the kernels on (`fa-doctor probe --device cpu` interprets them)"
+    if machine.host_kind != "live":
+        return "the kernels were not run: on a recorded machine, or another root, nothing can be"
+    return f"the kernels were not run: torch {machine.torch.version} cannot use this GPU"
 
 
 def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
