@@ -29,6 +29,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "window one too short on the left": ("primitives.py", "(cols >= rows + (shift - left))", "(cols > rows + (shift - left))"),
     "diagonal in the top left corner": ("primitives.py", "cols < tl.minimum(rows + (shift + right + 1), col_end)", "cols < tl.minimum(rows + (right + 1), col_end)"),
     "one key too many at the end": ("primitives.py", "seen = cols < col_end", "seen = cols <= col_end"),
+    "one key too many at the end of a window": ("primitives.py", "cols < tl.minimum(rows + (shift + right + 1), col_end)", "cols < tl.minimum(rows + (shift + right + 1), col_end + 1)"),
     "last block of keys dropped": ("primitives.py", "last_row + shift + right + 1", "last_row + shift + right - BLOCK_N"),
     "softcap ignored": ("primitives.py", "s = tanh(qk * (scale_log2 * LN2 / softcap), EXACT) * (softcap * LOG2E)", "s = qk * scale_log2"),
     "ALiBi with the wrong sign": ("primitives.py", "s -= slope", "s += slope"),
