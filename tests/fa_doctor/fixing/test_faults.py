@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 def killed(stage: Stage, point: str, *arguments: str) -> str:
     """Runs a fix that kills itself at a point; returns what it had said."""
     process = stage.start(point, *arguments)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=180)[0]
     assert process.returncode == -signal.SIGKILL, said
     return said
 
@@ -161,7 +161,7 @@ def test_one_at_a_time_and_an_interrupt(stage: Stage, tmp_path: Path, capsys: py
     assert "works on" in capsys.readouterr().err
     assert stage.kept == {}
     first.send_signal(signal.SIGINT)
-    said = first.communicate(timeout=60)[0]
+    said = first.communicate(timeout=180)[0]
     assert first.returncode == 130, said
     assert "Interrupted: the machine is as it was." in said
     assert manifest(stage.environment) == before
@@ -175,7 +175,7 @@ def test_terminated_in_the_middle_of_a_download(stage: Stage) -> None:
     process = stage.start("never", "--yes")
     wait_until(lambda: any("files/pytorch_triton" in path for path in stage.index.requests), process)
     process.terminate()
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=180)[0]
     assert process.returncode == 130, said
     assert "as it was" in said
     assert manifest(stage.environment) == before
@@ -198,7 +198,7 @@ def test_an_environment_that_cannot_be_written(stage: Stage) -> None:
         place.chmod(0o555)
     try:
         process = stage.start("never", "--yes", preexec_fn=without_override)
-        said = process.communicate(timeout=60)[0]
+        said = process.communicate(timeout=180)[0]
     finally:
         for place, mode in zip(places, modes, strict=True):
             place.chmod(mode)
