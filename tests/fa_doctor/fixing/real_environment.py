@@ -31,6 +31,9 @@ from fa_doctor.installer.target import TargetPython
 PROGRAM = Path(__file__).with_name("fix_on_stage.py")
 TAG = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
 
+# A look that does not end in time leaves its process at once: here that would be the one of the tests.
+ROOM = ("--timeout", "120")
+
 
 def wheel_of(machine: Staged, name: str, version: str, *folders: str, requires: tuple[str, ...] = ()) -> wheels.Wheel:
     """The staged files of some folders of site-packages as a wheel that can be installed into a real environment."""
@@ -81,12 +84,12 @@ class Stage:
             mock.patch.dict(os.environ, self.environ, clear=True),
             mock.patch.object(look, "live_host", lambda environ: OverlayHost(self.folder, environ)),
         ):
-            return cli.run(["fix", *arguments])
+            return cli.run(["fix", *ROOM, *arguments])
 
     def start(self, point: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Runs `fa-doctor fix` as a process of its own, which ends or waits at a point (see fix_on_stage.py)."""
         return subprocess.Popen(
-            [sys.executable, PROGRAM, self.folder, point, "fix", *arguments],
+            [sys.executable, PROGRAM, self.folder, point, "fix", *ROOM, *arguments],
             env={**self.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **{"stdin": subprocess.DEVNULL, **options},
         )  # fmt: skip
