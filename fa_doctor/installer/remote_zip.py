@@ -31,6 +31,7 @@ def metadata_of_wheel(session: requests.Session, source: str, filename: str) -> 
             if len(names) != 1:
                 raise InstallFailed(f"{filename} is not a wheel: it has {len(names)} METADATA files")
             return archive.read(names[0]).decode("utf-8", "replace")
+    # zipfile raises NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise InstallFailed(f"the metadata of {filename} cannot be read: {error}") from error
 

@@ -37,7 +37,7 @@ def wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> Path:
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
     if UV is None:
-        pytest.skip("uv, a test dependency, is not on PATH")
+        pytest.skip("uv, a test dependency, is not installed")
     venv.create(tmp_path / "env", with_pip=False, symlinks=True)
     return tmp_path / "env"
 
