@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 __all__ = ["main"]
 
@@ -11,7 +12,8 @@ __all__ = ["main"]
 def main(argv: list[str] | None = None) -> int:
     """Runs fa-doctor with `argv` (default: the process's own arguments) and exits with a documented code.
 
-    Ctrl-C ends with 130, a reader that closes the pipe with 141 (as a shell tool killed by SIGPIPE would).
+    Ctrl-C ends with 130, a reader that closes the pipe with 141 (as a shell tool killed by SIGPIPE would). Only here is
+    a process left at once, without waiting for its threads: `fa_doctor.cli.run` returns, whatever hangs.
     """
     from fa_doctor.cli import run
 
@@ -26,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"fa-doctor: the report could not be written: {error.strerror or error}\n")
         code = 3
         _give_up_stdout()
+    if threading.active_count() > 1:
+        # What reads the machine may hang in the kernel for ever, and an ordinary exit would wait for its thread.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

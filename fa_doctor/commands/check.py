@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from datetime import date
@@ -61,7 +60,7 @@ def command(
     """
     started = time.monotonic()
     from fa_doctor.diagnosis.check import all_checks
-    from fa_doctor.diagnosis.examine import examine, still_reading
+    from fa_doctor.diagnosis.examine import examine
     from fa_doctor.diagnosis.selection import apply_ignores, load_ignores, select
     from fa_doctor.report import document as document_module
     from fa_doctor.report import formats as formats_module
@@ -92,11 +91,6 @@ def command(
         from fa_doctor.report import npd
 
         code = npd.exit_code(document)
-    if still_reading():
-        # The thread hangs in the kernel; an ordinary exit would wait for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     return code
 
 

@@ -58,16 +58,8 @@ def command(ids: tuple[str, ...], selected: tuple[str, ...], **options: Any) -> 
     say = _say_to(sys.stderr if options["style"] == "json" else sys.stdout)
     was_missing = _put_back_missing(options, say)
     if options["undo"]:
-        code = 0 if was_missing else _undo(options, say)
-    else:
-        code = _fix(words, options, say)
-    from fa_doctor.diagnosis.examine import still_reading
-
-    if still_reading():  # a thread hangs in the kernel; an ordinary exit would wait for it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+        return 0 if was_missing else _undo(options, say)
+    return _fix(words, options, say)
 
 
 def _put_back_missing(options: dict[str, Any], say: Callable[[str], None]) -> bool:

@@ -115,9 +115,7 @@ def command(
         sys.stderr.write(
             f"fa-doctor: {argv[0]} was not started (--on-fail warn, or FA_DOCTOR_ON_FAIL=warn, starts it)\n"
         )
-        sys.stderr.flush()
-        # A look that hangs in the kernel may have left a thread; an ordinary exit would wait for it.
-        os._exit(EXIT_FAILED if outcome["status"] == "fail" else EXIT_UNDECIDED)
+        return EXIT_FAILED if outcome["status"] == "fail" else EXIT_UNDECIDED
     return become(argv, {**os.environ, **outcome["variables"]})
 
 

@@ -17,7 +17,7 @@ from fa_doctor.host import Host
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine
 
-__all__ = ["examine", "still_reading"]
+__all__ = ["examine"]
 
 _THREAD = "facts"
 _RESERVE_S = 0.2  # kept back from the deadline for writing the report
@@ -30,7 +30,7 @@ def examine(
 
     A read of sysfs or of a dead network file system can block in the kernel, where no signal ends it. So the facts
     are gathered in a thread that is left behind when the time is up: then every check is reported as not run, and the
-    first finding names what was being read. (The process must then be left with os._exit, see `commands/check.py`.)
+    first finding names what was being read. (An ordinary exit of the process would wait for it, see `__main__.py`.)
     """
     from fa_doctor.facts.machine import Machine, gather
 
@@ -63,11 +63,6 @@ def examine(
         raise outcome[0]
     machine = outcome[0]
     return machine, run_checks(machine, checks, level, deadline)
-
-
-def still_reading() -> bool:
-    """Whether a thread that gathers facts was left behind: then only os._exit ends this process."""
-    return any(thread.name == _THREAD and thread.is_alive() for thread in threading.enumerate())
 
 
 def _where() -> str:

@@ -10,11 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+from fa_doctor import cli
+from fa_doctor.commands import check
+from fa_doctor.host import FileText, LiveHost
 
 TOOLS = ("rocminfo", "rocm-smi", "amd-smi", "rocm_agent_enumerator", "hipcc", "lspci", "dmesg")
 DOCTOR = [sys.executable, "-m", "fa_doctor"]
@@ -216,6 +221,27 @@ def test_a_read_that_hangs_costs_no_more_than_the_timeout(level: str, tmp_path: 
     assert "system." in report["findings"][0]["evidence"][0]["text"]
 
 
+def test_what_hangs_does_not_end_the_process_of_a_caller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program that calls the command line as a function gets its exit code; only `main` may leave at once."""
+    answer = threading.Event()
+
+    class Hanging(LiveHost):
+        def read(self, path: str, limit: int = 0) -> FileText:
+            answer.wait(60)
+            raise AssertionError
+
+        list = stat = read  # type: ignore[assignment]
+
+    monkeypatch.setattr(check, "open_host", lambda *_: Hanging(environ={}))
+    try:
+        assert cli.run(["check", "--timeout", "1"]) == 3
+        assert "the facts were not gathered" in capsys.readouterr().out
+    finally:
+        answer.set()
+
+
 def test_a_fifo_where_a_file_is_expected(tmp_path: Path) -> None:
     """Opening a FIFO for reading waits for a writer that never comes."""
     root = tmp_path / "root"
@@ -329,7 +355,6 @@ def test_every_command_is_used_wrongly_above() -> None:
 
 def test_an_exception_of_ours_is_exit_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A broken check is a finding; anything else that breaks is exit 3 with one clear line, never Python's 1."""
-    from fa_doctor import cli
     from fa_doctor.commands import options
 
     def broken(machine: object, root: object) -> None:

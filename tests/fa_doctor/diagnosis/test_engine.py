@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import date
 from pathlib import Path
@@ -62,15 +63,18 @@ def test_deeper_checks_wait_for_their_level_and_late_ones_are_listed_as_not_run(
 
 
 def test_a_machine_that_does_not_answer_ends_at_the_deadline_and_says_where() -> None:
+    answer = threading.Event()
+
     class Hanging(LiveHost):
         def read(self, path: str, limit: int = 0) -> FileText:
-            time.sleep(60)
+            answer.wait(60)
             raise AssertionError
 
         list = stat = read  # type: ignore[assignment]
 
     started = time.monotonic()
     _, findings = examine(Hanging(environ={}), [make("GPU001", good), make("GPU002", good)], Level.QUICK, 1.0)
+    answer.set()
     assert time.monotonic() - started < 2
     assert [finding.status for finding in findings] == [Status.UNKNOWN] * 2
     assert "not gathered within 1 s" in findings[0].verdict.title

@@ -31,7 +31,7 @@ from fa_doctor.installer.target import TargetPython
 PROGRAM = Path(__file__).with_name("fix_on_stage.py")
 TAG = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"
 
-# A look that does not end in time leaves its process at once: here that would be the one of the tests.
+# A look that is cut short proves nothing, and the machine that tests run on may be a busy one.
 ROOM = ("--timeout", "120")
 
 
