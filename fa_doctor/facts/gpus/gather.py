@@ -15,7 +15,8 @@ from fa_doctor.facts.gpus.others import describe_others
 from fa_doctor.facts.gpus.override import VARIABLE, dotted, overrides_in
 from fa_doctor.facts.gpus.pci_bus import read_pci_bus
 from fa_doctor.facts.gpus.reading import AMD, Reading
-from fa_doctor.facts.gpus.tools import ToolReadings, ask_tools
+from fa_doctor.facts.gpus.tool_readings import ToolReadings
+from fa_doctor.facts.gpus.tools import ask_tools
 from fa_doctor.facts.gpus.visibility import apply_visibility
 from fa_doctor.host import Host
 from fa_doctor.knowledge.products import legacy_from_pci

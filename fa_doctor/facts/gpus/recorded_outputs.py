@@ -12,7 +12,7 @@ from fa_doctor.facts.gpus.profiles import Profile, parse_clinfo, parse_lstopo, p
 from fa_doctor.facts.gpus.reading import Reading
 from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
 from fa_doctor.facts.gpus.rocminfo import parse_agent_enumerator, parse_rocminfo
-from fa_doctor.facts.gpus.tools import ToolReadings, take_amd_smi, take_rocminfo
+from fa_doctor.facts.gpus.tool_readings import ToolReadings, take_amd_smi, take_rocminfo
 from fa_doctor.host import Host, Problem
 
 __all__ = ["read_recorded"]
