@@ -9,7 +9,6 @@ from fa_doctor.diagnosis.library_fixes import unmix
 from fa_doctor.diagnosis.model import (
     Evidence,
     Fix,
-    Level,
     Status,
     Verdict,
     failed,
@@ -21,6 +20,7 @@ from fa_doctor.diagnosis.model import (
 from fa_doctor.facts.libraries import distinct_releases
 from fa_doctor.facts.loaded import Failure, Loaded, MappedLibrary
 from fa_doctor.facts.machine import Machine
+from fa_doctor.level import Level
 
 _TELLING = ("LD_LIBRARY_PATH", "LD_PRELOAD", "HSA_OVERRIDE_GFX_VERSION")
 

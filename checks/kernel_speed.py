@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
-from fa_doctor.diagnosis.model import Evidence, Fix, Level, Verdict, passed, skipped, unknown, warned
+from fa_doctor.diagnosis.model import Evidence, Fix, Verdict, passed, skipped, unknown, warned
 from fa_doctor.diagnosis.remedies import set_variable
 from fa_doctor.facts.gpus import Gpu
 from fa_doctor.facts.machine import Machine
+from fa_doctor.facts.probes import Probe
 from fa_doctor.knowledge.products import product_from_name
+from fa_doctor.level import Level
 from fa_doctor.probe.points import SpeedRow, rows_of
-from fa_doctor.probe.result import Probe
 
 AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
 _NOISE = 1.6  # 90th over 10th percentile of single times above which a machine is too busy for a verdict

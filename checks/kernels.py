@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
-from fa_doctor.diagnosis.model import Evidence, Fix, Level, Verdict, failed, passed, skipped, unknown, warned
+from fa_doctor.diagnosis.model import Evidence, Fix, Verdict, failed, passed, skipped, unknown, warned
 from fa_doctor.diagnosis.remedies import install_kernels, make_folder
 from fa_doctor.facts.machine import Machine
+from fa_doctor.facts.probes import Probe, Step, StepState
+from fa_doctor.level import Level
 from fa_doctor.probe.gather import SDPA_STEP
-from fa_doctor.probe.result import Probe, Step, StepState
 
 # The cause of a step's failure where neither its exception nor the child's output says more.
 _CAUSES = {

@@ -142,7 +142,7 @@ def facts(machine: Machine) -> Verdicts:
 
     Why it matters: where a reader of ours breaks, its facts are unknown, and checks that need them decide nothing.
     How to fix: report it, with a snapshot of the machine (`fa-doctor snapshot DIR`).
-    Sources: fa_doctor/facts/machine.py.
+    Sources: fa_doctor/diagnosis/gather.py.
     """
     snapshot = Fix("Record this machine for the report", ("fa-doctor snapshot fa-doctor-machine",))
     return [

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fa_doctor.bench.summary import Table
+from fa_doctor.facts.probes import Ending
 from fa_doctor.host import Host
 from fa_doctor.probe.launch import package_folders
-from fa_doctor.probe.result import Ending, read_steps, tail
+from fa_doctor.probe.result import read_steps, tail
 
 __all__ = ["SCHEMA", "train", "training_table"]
 

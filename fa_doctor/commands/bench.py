@@ -109,9 +109,9 @@ def command(
 
 
 def _target(python: str | None) -> str:
-    from fa_doctor.diagnosis.model import Level
-    from fa_doctor.facts.machine import gather
+    from fa_doctor.diagnosis.gather import gather
     from fa_doctor.host import LiveHost
+    from fa_doctor.level import Level
 
     machine = gather(LiveHost(), level=Level.QUICK, python=python, deadline=time.monotonic() + 20)
     if machine.python.executable is None or machine.torch is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from fa_doctor.commands.options import SECONDS, machine_options, open_host, write_output
-from fa_doctor.diagnosis.model import Level
 from fa_doctor.errors import UsageProblem
+from fa_doctor.level import Level
 from fa_doctor.report.formats import FORMATS
 
 __all__ = ["command"]

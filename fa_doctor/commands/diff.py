@@ -53,8 +53,8 @@ def _document(path: str) -> Document:
         return document.load(path)
     from fa_doctor.diagnosis.check import all_checks
     from fa_doctor.diagnosis.examine import examine
-    from fa_doctor.diagnosis.model import Level
     from fa_doctor.host import open_recording
+    from fa_doctor.level import Level
 
     machine, findings = examine(open_recording(path), all_checks(), Level.STANDARD, 60.0)
     return document.build(machine, findings, Level.STANDARD, 0.0)

@@ -8,8 +8,8 @@ import sys
 import click
 
 from fa_doctor.commands.options import SECONDS, write_output
-from fa_doctor.diagnosis.model import Level
 from fa_doctor.entrypoint.shells import FORMS
+from fa_doctor.level import Level
 
 __all__ = ["command"]
 
@@ -35,8 +35,8 @@ def command(form: str, python: str | None, timeout: float) -> int:
     if form in ("docker-run", "podman-run"):
         import time
 
+        from fa_doctor.diagnosis.gather import gather
         from fa_doctor.entrypoint.container_command import container_command
-        from fa_doctor.facts.machine import gather
         from fa_doctor.host import LiveHost
 
         machine = gather(LiveHost(), level=Level.QUICK, python=python, deadline=time.monotonic() + timeout)

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 
 import click
 
-from fa_doctor.diagnosis.model import Level
 from fa_doctor.errors import FaDoctorError, UsageProblem
+from fa_doctor.level import Level
 
 __all__ = ["command"]
 

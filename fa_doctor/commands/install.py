@@ -153,8 +153,8 @@ class _Install:
         if self.options["stack"] == "cpu":
             return Situation((), "the CPU stack was asked for")
         from fa_doctor.commands.options import open_host
-        from fa_doctor.diagnosis.model import Level
-        from fa_doctor.facts.machine import gather
+        from fa_doctor.diagnosis.gather import gather
+        from fa_doctor.level import Level
 
         return from_machine(gather(open_host(self.options["machine"], None), level=Level.QUICK))
 

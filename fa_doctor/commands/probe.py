@@ -8,8 +8,8 @@ import time
 import click
 
 from fa_doctor.commands.options import SECONDS, write_output
-from fa_doctor.diagnosis.model import Level
 from fa_doctor.errors import UsageProblem
+from fa_doctor.level import Level
 
 __all__ = ["command"]
 
@@ -37,8 +37,8 @@ def command(
 
     from fa_doctor.diagnosis.check import all_checks
     from fa_doctor.diagnosis.engine import run_checks
+    from fa_doctor.diagnosis.gather import gather
     from fa_doctor.diagnosis.selection import select
-    from fa_doctor.facts.machine import gather
     from fa_doctor.host import LiveHost
     from fa_doctor.probe import gather as probing
     from fa_doctor.probe.points import speed_table

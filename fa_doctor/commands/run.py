@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from fa_doctor.commands.options import SECONDS
-from fa_doctor.diagnosis.model import Level
 from fa_doctor.entrypoint.handover import become, end_on_signals
 from fa_doctor.errors import EXIT_FAILED, EXIT_UNDECIDED, FaDoctorError, UsageProblem
+from fa_doctor.level import Level
 
 __all__ = ["command"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from fa_doctor.commands.options import SECONDS, machine_options, open_host, write_output
-from fa_doctor.diagnosis.model import Level
+from fa_doctor.level import Level
 
 __all__ = ["command"]
 

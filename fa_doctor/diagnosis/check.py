@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fa_doctor.diagnosis.model import Level, Verdict
+from fa_doctor.diagnosis.model import Verdict
+from fa_doctor.level import Level
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fa_doctor.diagnosis.check import Check
-from fa_doctor.diagnosis.model import Evidence, Finding, Level, Status, Verdict, skipped, unknown
+from fa_doctor.diagnosis.model import Evidence, Finding, Status, Verdict, skipped, unknown
+from fa_doctor.level import Level
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine

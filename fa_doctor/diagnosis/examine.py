@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from fa_doctor.diagnosis.check import Check
 from fa_doctor.diagnosis.engine import run_checks
-from fa_doctor.diagnosis.model import Evidence, Finding, Level, unknown
+from fa_doctor.diagnosis.model import Evidence, Finding, unknown
 from fa_doctor.host import Host
+from fa_doctor.level import Level
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine
@@ -32,7 +33,8 @@ def examine(
     are gathered in a thread that is left behind when the time is up: then every check is reported as not run, and the
     first finding names what was being read. (An ordinary exit of the process would wait for it, see `__main__.py`.)
     """
-    from fa_doctor.facts.machine import Machine, gather
+    from fa_doctor.diagnosis.gather import gather
+    from fa_doctor.facts.machine import Machine
 
     deadline = time.monotonic() + timeout_s - _RESERVE_S
     outcome: list[Machine | BaseException] = []

@@ -12,7 +12,6 @@ __all__ = [
     "Evidence",
     "Finding",
     "Fix",
-    "Level",
     "Need",
     "Safety",
     "Status",
@@ -33,18 +32,6 @@ class Status(str, Enum):
     FAIL = "fail"
     SKIP = "skip"
     UNKNOWN = "unknown"
-
-
-class Level(Enum):
-    """How deep to look, and the seconds within which that promises to end."""
-
-    QUICK = 1  # reads files, runs nothing that loads a GPU library
-    STANDARD = 60  # also imports torch and Triton in a child and runs the smoke test
-    FULL = 600  # also the speed probe
-
-    @property
-    def depth(self) -> int:
-        return self.value
 
 
 class Safety(str, Enum):

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.examine import examine
-from fa_doctor.diagnosis.model import Finding, Level
+from fa_doctor.diagnosis.model import Finding
 from fa_doctor.diagnosis.selection import select
 from fa_doctor.entrypoint.needed import needed_variables
 from fa_doctor.environment_file import Variable, environment_file_of
 from fa_doctor.host import LiveHost
 from fa_doctor.host.recorder import RecordingHost
+from fa_doctor.level import Level
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from fa_doctor.diagnosis.check import Check
 from fa_doctor.diagnosis.engine import summarise
 from fa_doctor.diagnosis.examine import examine
-from fa_doctor.diagnosis.model import Finding, Level, Status
+from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.diagnosis.selection import Ignore, apply_ignores
 from fa_doctor.entrypoint.needed import needed_variables
 from fa_doctor.environment_file import EnvironmentFile, Variable, environment_file_of
 from fa_doctor.host import Host, LiveHost
+from fa_doctor.level import Level
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine

@@ -8,12 +8,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from fa_doctor import __version__
-from fa_doctor.diagnosis.model import Finding, Level, Status
+from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.fixing.candidates import Candidate
 from fa_doctor.fixing.judge import proof_of
 from fa_doctor.fixing.look import Look
 from fa_doctor.fixing.places import paths_of
 from fa_doctor.fixing.session import Outcome, Result
+from fa_doctor.level import Level
 from fa_doctor.report.document import fix_document
 
 __all__ = ["SCHEMA", "describe", "ending", "exit_code", "result_document", "unset_here"]

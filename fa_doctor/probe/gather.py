@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from fa_doctor.facts.probes import Probe
 from fa_doctor.host import Host
 from fa_doctor.probe.launch import launch
 from fa_doctor.probe.points import SPEED_STEPS, speed_points
-from fa_doctor.probe.result import Probe
 
 if TYPE_CHECKING:
     from fa_doctor.facts.gpus import Gpus

@@ -13,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fa_doctor.facts.probes import Ending, Probe
 from fa_doctor.host import Host, Problem
-from fa_doctor.probe.result import Ending, Probe, read_steps, tail
+from fa_doctor.probe.result import read_steps, tail
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fa_doctor.probe.result import Probe
+from fa_doctor.facts.probes import Probe
 
 __all__ = ["ROWS", "SPEED_STEPS", "Row", "SpeedRow", "rows_of", "speed_points", "speed_table"]
 

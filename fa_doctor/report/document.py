@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from fa_doctor import __version__
 from fa_doctor.diagnosis.engine import summarise
-from fa_doctor.diagnosis.model import Finding, Fix, Level
+from fa_doctor.diagnosis.model import Finding, Fix
 from fa_doctor.errors import UsageProblem
+from fa_doctor.level import Level
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine

@@ -20,10 +20,12 @@ from staging import USER, stage
 from tiny_elf import tiny_elf
 
 from fa_doctor.diagnosis.engine import run_checks
-from fa_doctor.diagnosis.model import Finding, Level, Status
-from fa_doctor.facts.machine import Machine, gather
+from fa_doctor.diagnosis.gather import gather
+from fa_doctor.diagnosis.model import Finding, Status
+from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.python import QUESTION
 from fa_doctor.host import RecordedHost
+from fa_doctor.level import Level
 
 VIDEO, RENDER = 44, 109  # the group ids of Ubuntu
 GIB = 1 << 30

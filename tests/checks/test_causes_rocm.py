@@ -14,8 +14,9 @@ import pytest
 from healthy import Staged, examine, in_container, mi300x, rx7900xtx, trouble, unbundle, wsl
 from tiny_elf import tiny_elf
 
-from fa_doctor.diagnosis.model import Finding, Level, Status
+from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.facts.loaded import CHILD
+from fa_doctor.level import Level
 
 
 @dataclass(frozen=True)
@@ -476,7 +477,7 @@ def findings_of(folder: Path, log: dict[str, object]) -> dict[str, Finding]:
     """The findings of a recording whose log was changed."""
     from fa_doctor.diagnosis.check import all_checks
     from fa_doctor.diagnosis.engine import run_checks
-    from fa_doctor.facts.machine import gather
+    from fa_doctor.diagnosis.gather import gather
     from fa_doctor.host import RecordedHost
 
     (folder / "recording.json").write_text(json.dumps(log))

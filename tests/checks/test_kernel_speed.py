@@ -10,8 +10,8 @@ from fa_doctor.checks.kernel_speed import AUTOTUNE, attention
 from fa_doctor.diagnosis.model import Status, Verdict
 from fa_doctor.facts.gpus import Gpu, Gpus
 from fa_doctor.facts.machine import Machine
+from fa_doctor.facts.probes import Ending, Probe, Step, StepState
 from fa_doctor.probe.points import SPEED_STEPS, rows_of, speed_points, speed_table
-from fa_doctor.probe.result import Ending, Probe, Step, StepState
 from fa_doctor.report.table import print_table
 
 QUIET = {"unfused": 50.0, "sdpa": 150.0, "bundled": 160.0}

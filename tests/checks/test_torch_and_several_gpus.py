@@ -9,11 +9,13 @@ from healthy import rx7900xtx
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.engine import run_checks
-from fa_doctor.diagnosis.model import Finding, Level, Status
+from fa_doctor.diagnosis.gather import gather
+from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.facts.gpus import Gpu, Gpus, OtherGpu
 from fa_doctor.facts.loaded import Loaded
-from fa_doctor.facts.machine import Machine, gather
+from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch
+from fa_doctor.level import Level
 
 NVIDIA = OtherGpu("NVIDIA", "GeForce RTX 4080", "0000:01:00.0", "nvidia", "not an AMD GPU")
 IGPU = Gpu(1, gfx="gfx1036", integrated=True, visible=True)

@@ -14,8 +14,8 @@ from healthy import Staged, examine, mi300x, rx7900xtx, wsl
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.examine import examine as examine_host
-from fa_doctor.diagnosis.model import Level
 from fa_doctor.host import LiveHost, open_recording
+from fa_doctor.level import Level
 from fa_doctor.report import document, formats, text
 
 

@@ -12,11 +12,12 @@ import pytest
 from fa_doctor.diagnosis.check import Check, CheckFunction
 from fa_doctor.diagnosis.engine import run_checks
 from fa_doctor.diagnosis.examine import examine
-from fa_doctor.diagnosis.model import Finding, Level, Status, failed, passed
+from fa_doctor.diagnosis.model import Finding, Status, failed, passed
 from fa_doctor.diagnosis.selection import apply_ignores, load_ignores, select
 from fa_doctor.errors import UsageProblem
 from fa_doctor.facts.machine import Machine
 from fa_doctor.host import FileText, LiveHost
+from fa_doctor.level import Level
 
 MACHINE = Machine("live", "a machine")
 

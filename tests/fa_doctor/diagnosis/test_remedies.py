@@ -9,7 +9,8 @@ import pytest
 from healthy import RENDER, in_container, mi300x, rx7900xtx
 
 from fa_doctor.diagnosis.actions import MakeFolder, ReplacePackages, SetVariable
-from fa_doctor.diagnosis.model import Level, Safety
+from fa_doctor.diagnosis.gather import gather
+from fa_doctor.diagnosis.model import Safety
 from fa_doctor.diagnosis.remedies import (
     container_devices,
     install_line,
@@ -23,8 +24,9 @@ from fa_doctor.diagnosis.remedies import (
 from fa_doctor.diagnosis.torch_choice import choose_torch, install_torch, pythons_for
 from fa_doctor.facts.driver import DeviceNode
 from fa_doctor.facts.gpus import Gpu, Gpus
-from fa_doctor.facts.machine import Machine, gather
+from fa_doctor.facts.machine import Machine
 from fa_doctor.host import User
+from fa_doctor.level import Level
 
 NAMES = {"apt-get": "gcc", "dnf": "gcc", "zypper": "gcc", "pacman": "gcc", "apk": "build-base"}
 

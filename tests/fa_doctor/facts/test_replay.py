@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fa_doctor.diagnosis.model import Level
-from fa_doctor.facts.machine import gather
+from fa_doctor.diagnosis.gather import gather
 from fa_doctor.host import LiveHost, RecordedHost
 from fa_doctor.host.recorder import RecordingHost
+from fa_doctor.level import Level
 
 FIELDS = (
     "python",

@@ -9,12 +9,13 @@ import psutil
 import pytest
 from staging import stage
 
-from fa_doctor.diagnosis.model import Level
-from fa_doctor.facts import machine, resources, system, variables
+from fa_doctor.diagnosis.gather import gather
+from fa_doctor.facts import resources, system, variables
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.python import Python
 from fa_doctor.facts.system import System
 from fa_doctor.host import LiveHost, RecordedHost, open_recording
+from fa_doctor.level import Level
 
 
 def test_this_machine_as_the_standard_library_sees_it() -> None:
@@ -72,7 +73,7 @@ def test_system_of_recorded_machines(name: str, shared: Path) -> None:
 
 def test_a_container_that_the_recording_implies(shared: Path) -> None:
     host = open_recording(str(shared / "machines" / "container-without-dev-kfd"))
-    assert machine.gather(host, level=Level.QUICK).container.inside is True
+    assert gather(host, level=Level.QUICK).container.inside is True
 
 
 def test_only_known_variables_are_taken(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_the_smaller_of_machine_and_limit_counts(tmp_path: Path) -> None:
 
 def test_a_machine_without_proc_and_sys(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    found = machine.gather(LiveHost(str(tmp_path)), level=Level.QUICK)
+    found = gather(LiveHost(str(tmp_path)), level=Level.QUICK)
     assert found.faults == ()
     assert found.system.kernel is None
     assert found.container.inside is False or found.container.inside is None
@@ -129,6 +130,6 @@ def test_unreadable_and_looping_files(tmp_path: Path) -> None:
     (tmp_path / "proc/self/status").write_bytes(b"")
     (tmp_path / "proc/1/cgroup").write_bytes(b"\x80" * 5_000_000)
     (tmp_path / "run/.containerenv").write_bytes(b"engine=\xff\nrootless=x\n")
-    found = machine.gather(LiveHost(str(tmp_path), environ={"HOME": "/root"}), level=Level.QUICK)
+    found = gather(LiveHost(str(tmp_path), environ={"HOME": "/root"}), level=Level.QUICK)
     assert found.faults == ()
     assert found.container.runtime == "podman"

@@ -20,13 +20,14 @@ from overlay import OverlayHost
 from fa_doctor import cli
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.examine import examine
-from fa_doctor.diagnosis.model import Finding, Level, Status
+from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.environment_file import environment_file_of
 from fa_doctor.fixing import look
 from fa_doctor.fixing.history import History
 from fa_doctor.installer.package_tool import PackageTool
 from fa_doctor.installer.plan import Paths
 from fa_doctor.installer.target import TargetPython
+from fa_doctor.level import Level
 
 PROGRAM = Path(__file__).with_name("fix_on_stage.py")
 TAG = f"cpython-{sys.version_info[0]}{sys.version_info[1]}"

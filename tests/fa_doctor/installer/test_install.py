@@ -71,10 +71,10 @@ def test_every_recorded_machine_gets_the_stack_that_is_right_for_it(shared: Path
 
 
 def test_what_the_facts_say_of_a_recorded_machine_leads_to_the_same_choice(shared: Path) -> None:
-    from fa_doctor.diagnosis.model import Level
-    from fa_doctor.facts.machine import gather
+    from fa_doctor.diagnosis.gather import gather
     from fa_doctor.host import open_recording
     from fa_doctor.installer.situation import from_machine
+    from fa_doctor.level import Level
 
     for name, situation in machines(shared).items():
         found = from_machine(gather(open_recording(str(shared / "machines" / name)), level=Level.QUICK))
@@ -84,10 +84,10 @@ def test_what_the_facts_say_of_a_recorded_machine_leads_to_the_same_choice(share
 
 
 def test_a_machine_without_an_amd_gpu_gets_the_cpu_stack_and_is_told_why(shared: Path) -> None:
-    from fa_doctor.diagnosis.model import Level
-    from fa_doctor.facts.machine import gather
+    from fa_doctor.diagnosis.gather import gather
     from fa_doctor.host import open_recording
     from fa_doctor.installer.situation import from_machine
+    from fa_doctor.level import Level
 
     for name in ("nvidia-rtx4080", "intel-igpu-only", "hd7870-radeon-driver", "wsl-rx7600-no-adapter"):
         situation = from_machine(gather(open_recording(str(shared / "machines" / name)), level=Level.QUICK))

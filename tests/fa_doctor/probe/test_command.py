@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 
 from fa_doctor.commands.probe import command
 from fa_doctor.errors import UsageProblem
+from fa_doctor.facts.probes import Ending, Probe, Step, StepState
 from fa_doctor.probe import gather as probing
 from fa_doctor.probe.gather import SMOKE_STEPS
 from fa_doctor.probe.points import SPEED_STEPS, speed_points
-from fa_doctor.probe.result import Ending, Probe, Step, StepState
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from fa_doctor.diagnosis.model import Status, Verdict
 from fa_doctor.facts.gpus import Gpu, Gpus
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch
+from fa_doctor.facts.probes import Ending, Probe, StepState
 from fa_doctor.host import CommandOutput, LiveHost
 from fa_doctor.probe import launch as launch_module
-from fa_doctor.probe.result import Ending, Probe, StepState, read_steps
+from fa_doctor.probe.result import read_steps
 
 STEPS = ("first", "second", "third")
 BEGIN = """

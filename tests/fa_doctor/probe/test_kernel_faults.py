@@ -16,11 +16,11 @@ from fa_doctor.diagnosis.model import Status, Verdict
 from fa_doctor.facts.gpus import Gpu, Gpus
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch
+from fa_doctor.facts.probes import Ending, Probe, Step, StepState
 from fa_doctor.host import LiveHost
 from fa_doctor.probe import launch as launch_module
 from fa_doctor.probe.gather import SDPA_STEP, SMOKE_STEPS
 from fa_doctor.probe.launch import launch
-from fa_doctor.probe.result import Ending, Probe, Step, StepState
 
 # Kernels whose answer is right but for one thing. They compute by the definition: what is tried here is who notices.
 FAULTY = """

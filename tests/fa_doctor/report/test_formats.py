@@ -17,7 +17,6 @@ from fa_doctor.diagnosis.model import (
     Evidence,
     Finding,
     Fix,
-    Level,
     Need,
     Safety,
     Status,
@@ -30,6 +29,7 @@ from fa_doctor.diagnosis.model import (
 )
 from fa_doctor.facts.gpus import Gpu, Gpus, OtherGpu
 from fa_doctor.facts.machine import Machine
+from fa_doctor.level import Level
 from fa_doctor.report import document, formats, npd
 
 FIX = Fix(

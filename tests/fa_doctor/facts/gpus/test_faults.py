@@ -14,12 +14,13 @@ from healthy import GIB, Staged, _kfd_gpu, mi300x, rx7900xtx
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.engine import run_checks
-from fa_doctor.diagnosis.model import Finding, Level, Status
+from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.facts import driver, gpus, health, node, system
 from fa_doctor.facts.gpus import Gpu, Gpus, Tool
 from fa_doctor.facts.gpus import tools as gpu_tools
 from fa_doctor.facts.machine import Machine
 from fa_doctor.host import Host, LiveHost
+from fa_doctor.level import Level
 
 NODE = "sysroot/sys/class/kfd/kfd/topology/nodes/1"
 CARD = "sysroot/sys/class/drm/card1/device"
