@@ -31,7 +31,10 @@ from .config import Config, candidates, choose
 __all__ = ["Progress", "autotune_wanted", "in_progress", "pick", "searching", "shape_class", "store_path"]
 
 SCHEMA = "fa-doctor/tuning/1"
-_SOURCES = ("forward.py", "backward.py", "primitives.py", "decode.py", "decode_kernels.py", "quantized_forward.py")
+_SOURCES = (
+    "primitives.py", "forward.py", "quantized_forward.py", "decode.py", "decode_kernels.py",
+    "backward.py", "backward_delta.py", "backward_dkdv.py", "backward_dq.py", "backward_scores.py",
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 
 # Called for each candidate: kernel kind, its number, how many there are, the candidate, milliseconds or why there are none.

@@ -39,11 +39,13 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
     "heads of another group": ("forward.py", "head_k = head64 // group", "head_k = (head64 + 1) // group"),
     "dropout not scaled": ("forward.py", "scale = scale * keep_scale", "scale = scale * 1.0"),
     "dropped probabilities not normalised by all": ("forward.py", "p = tl.where(keep, p, 0.0)", "row_sum = tl.where(keep, p, 0.0).sum(1) + 0 * row_sum; p = tl.where(keep, p, 0.0)"),
-    "delta dropped": ("backward.py", "ds = p * (dp - delta[:, None])", "ds = p * dp"),
-    "delta dropped for the keys": ("backward.py", "ds = p * (dp - delta[None, :])", "ds = p * dp"),
-    "softcap without its slope": ("backward.py", "ds = ds * _score_slope(s, softcap, SOFTCAP)", "ds = ds * 1.0"),
-    "no mask in the backward pass": ("backward.py", "p = tl.where(seen, p, 0.0)", "p = tl.where(seen, p, p)"),
-    "dropout not in the gradient": ("backward.py", "dp = tl.where(keep, dp * keep_scale, 0.0)", "dp = dp * 1.0"),
+    "delta dropped": ("backward_dq.py", "p, dp, delta[:, None], s", "p, dp, 0.0, s"),
+    "delta dropped for the keys": ("backward_dkdv.py", "p, dp, delta[None, :], s", "p, dp, 0.0, s"),
+    "softcap without its slope": ("backward_scores.py", "ds = ds * (1.0 - t * t)", "ds = ds * 1.0"),
+    "no mask in the gradient of q": ("backward_dq.py", "p = tl.where(seen, p, 0.0)", "p = tl.where(seen, p, p)"),
+    "no mask in the gradients of k and v": ("backward_dkdv.py", "p = tl.where(seen, p, 0.0)", "p = tl.where(seen, p, p)"),
+    "dropout not in the gradient of q": ("backward_dq.py", "dp = tl.where(keep, dp * keep_scale, 0.0)", "dp = dp * 1.0"),
+    "dropout not in the gradients of k and v": ("backward_dkdv.py", "dp = tl.where(keep, dp * keep_scale, 0.0)", "dp = dp * 1.0"),
     "appended one token too early": ("append.py", "o_position = tl.load(CACHE_SEQLENS + batch) + o_token", "o_position = tl.load(CACHE_SEQLENS + batch) + o_token - 1"),
     "decoding with a stale sum": ("decode_kernels.py", "row_sum = row_sum * alpha +", "row_sum = row_sum +"),
 }  # fmt: skip
@@ -96,7 +98,7 @@ def verdict(number: int, mutant: tuple[str, str, str] | None) -> str:
             file, text, replacement = mutant
             source = (copy / file).read_text()
             (copy / file).write_text(source.replace(text, replacement))
-            likely = {"backward.py": "backward", "decode_kernels.py": "decode"}.get(file, "")
+            likely = {"backward": "backward", "decode": "decode"}.get(file.split("_")[0], "")
         kernels = load(f"mutant_{number}", copy)
         try:
             # Those that are likely to find it first.
