@@ -77,7 +77,7 @@ def _where() -> str:
         names = []
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
-            if module.startswith("fa_doctor.facts.") and not module.endswith(".machine"):
+            if module.startswith("fa_doctor.facts."):
                 names.append(f"{module.rsplit('.', 1)[-1]}.{frame.f_code.co_name}")
             frame = frame.f_back
         if names:

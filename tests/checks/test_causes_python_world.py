@@ -46,8 +46,8 @@ class Case:
     warned: dict[str, str | None] = field(default_factory=dict)  # what is true of such a machine besides
 
 
-def cuda_torch() -> Staged:
-    machine = mi300x()
+def cuda_torch(build: Callable[[], Staged] = mi300x) -> Staged:
+    machine = build()
     _replace_torch(machine, "2.9.1", build="cuda")
     return machine
 
