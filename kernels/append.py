@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .compat import device_guard
+from .compat import FUSED, device_guard
 from .primitives import narrow
 from .rotary import pair_offsets, rotate
 
@@ -155,4 +155,5 @@ def append_to_cache(
             BLOCK_D=block_d,
             BLOCK_HALF=max(1, triton.next_power_of_2(max(1, rotary_dim // 2))),
             num_warps=4,
+            **FUSED,
         )

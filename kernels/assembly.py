@@ -116,23 +116,63 @@ def _instructions(text: str) -> tuple[list[tuple[str, str]], dict[str, int]]:
     return code, labels
 
 
-def _innermost_loops(code: list[tuple[str, str]], labels: dict[str, int]) -> tuple[Loop, ...]:
-    """Stretches from a label to the last branch back to it that hold no other such stretch."""
-    ends: dict[int, int] = {}
-    names: dict[int, str] = {}
+def _blocks(code: list[tuple[str, str]], labels: dict[str, int]) -> dict[int, tuple[int, list[int]]]:
+    """The stretches of code that are entered at their first instruction only: start -> (end, starts of what may follow)."""
+    targets: dict[int, int | None] = {}  # by position of the branch
     for position, (mnemonic, operands) in enumerate(code):
-        if mnemonic.startswith(("s_cbranch", "s_branch")):
-            name = operands.split(",")[-1].strip()
-            start = labels.get(name)
-            if start is not None and start <= position:
-                ends[start] = max(position, ends.get(start, -1))
-                names[start] = name
+        if mnemonic.startswith(("s_cbranch", "s_branch", "s_endpgm")):
+            targets[position] = labels.get(operands.split(",")[-1].strip())
+    starts = {0, *(position + 1 for position in targets), *(t for t in targets.values() if t is not None)}
+    order = sorted(start for start in starts if start < len(code))
+    blocks = {}
+    for start, end in zip(order, [*order[1:], len(code)], strict=True):
+        last, target = code[end - 1][0], targets.get(end - 1)
+        follow = [] if target is None else [target]
+        if not last.startswith(("s_branch", "s_endpgm")):
+            follow.append(end)
+        blocks[start] = (end, [block for block in follow if block < len(code)])
+    return blocks
+
+
+def _reached(start: int, edges: dict[int, list[int]], within: set[int]) -> set[int]:
+    """The blocks `within` that edges lead to from `start`; itself only where a way leads back to it."""
+    found: set[int] = set()
+    ahead = [start]
+    while ahead:
+        new = within.intersection(edges[ahead.pop()]) - found
+        found |= new
+        ahead += new
+    return found
+
+
+def _cycles(after: dict[int, list[int]], before: dict[int, list[int]], within: set[int]) -> list[set[int]]:
+    """The innermost loops among the blocks `within`: sets of blocks that lead to each other, without such a set inside.
+
+    A branch back alone makes no loop: compilers put rare code behind the end of a kernel, from where it jumps back.
+    """
+    loops: list[set[int]] = []
+    seen: set[int] = set()
+    for block in sorted(block for block in within if any(source >= block for source in before[block])):
+        loop = set() if block in seen else _reached(block, after, within) & _reached(block, before, within)
+        seen |= loop
+        if loop:
+            entries = [b for b in loop if not loop.issuperset(before[b])]
+            loops += _cycles(after, before, loop - {min(entries, default=block)}) or [loop]
+    return loops
+
+
+def _innermost_loops(code: list[tuple[str, str]], labels: dict[str, int]) -> tuple[Loop, ...]:
+    blocks = _blocks(code, labels)
+    after = {start: follow for start, (_, follow) in blocks.items()}
+    before: dict[int, list[int]] = {start: [] for start in blocks}
+    for start, follow in after.items():
+        for block in follow:
+            before[block].append(start)
+    names = {position: name for name, position in labels.items() if not name.startswith(".Ltmp")}
     loops = []
-    for start, end in sorted(ends.items()):
-        if any(start <= s and e <= end and (s, e) != (start, end) for s, e in ends.items()):
-            continue
-        counts = Counter(instruction_class(mnemonic) for mnemonic, _ in code[start : end + 1])
-        loops.append(Loop(names[start], dict(sorted(counts.items()))))
+    for loop in sorted(_cycles(after, before, set(blocks)), key=min):
+        counts = Counter(instruction_class(code[i][0]) for start in loop for i in range(start, blocks[start][0]))
+        loops.append(Loop(names.get(min(loop), ""), dict(sorted(counts.items()))))
     return tuple(loops)
 
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 __all__ = [
+    "FUSED",
     "INTERPRETED",
     "RUNS_COMPILED",
     "TRITON_VERSION",
@@ -29,6 +30,10 @@ def interpreting() -> bool:
     """Whether Triton was told to run kernels in its Python interpreter (read when the kernels are imported)."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
+
+# An option of every launch: a product and a sum become one instruction with one rounding. It was the default up to
+# Triton 3.9, which warns that the next release will turn it off.
+FUSED = {"enable_fp_fusion": True}
 
 # Whether a compiled kernel can be launched by itself with all arguments of the source, constants included.
 RUNS_COMPILED = TRITON_VERSION >= (3, 6) and not interpreting()

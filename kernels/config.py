@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .compat import TRITON_VERSION
 
 __all__ = ["Config", "candidates", "choose"]
 
@@ -49,7 +52,8 @@ def choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features: 
 
     target: "gfx942", "sm_90", "interpreter"; kind: "forward", "dkdv" or "dq"; features: those of "causal", "window",
     "softcap", "alibi", "dropout", "varlen", "paged", "gqa" that the call uses. The target's own file is asked
-    first, then those of its family, the longest prefix first (gfx94, gfx9; sm_9), then default.json.
+    first, then those of its family, the longest prefix first (gfx94, gfx9; sm_9), then default.json. A row may name
+    the Triton releases that it is for ("triton": ">=3.3,<3.9"): compilers differ in how many registers they need.
     """
     return _choose(target, kind, head_dim, dtype, features)
 
@@ -68,11 +72,25 @@ def _choose(target: str, kind: str, head_dim: int, dtype: torch.dtype, features:
 
 
 @functools.cache
-def _rows(target: str) -> list[dict[str, Any]]:
+def _rows(target: str, release: tuple[int, ...] = TRITON_VERSION) -> list[dict[str, Any]]:
     """The rows that may fit the target, the most particular file's first; the first row that fits a call is used."""
     names = [target[:length] for length in range(len(target), 2, -1)] + ["default"]
     files = [path for path in (_FOLDER / f"{name}.json" for name in names) if path.is_file()]
-    return [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    rows = [row for path in files for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    return [row for row in rows if _within(release, row.get("triton", ""))]
+
+
+_COMPARISONS = {"<": operator.lt, ">=": operator.ge}
+
+
+def _within(release: tuple[int, ...], bounds: str) -> bool:
+    """Whether a release of Triton (major, minor) lies within bounds such as ">=3.3,<3.9"; no bounds hold them all."""
+    for bound in filter(None, bounds.split(",")):
+        sign = bound.rstrip("0123456789.")
+        version = tuple(int(part) for part in bound.removeprefix(sign).split("."))
+        if not _COMPARISONS[sign](release, version):
+            return False
+    return True
 
 
 def candidates(target: str, kind: str, head_dim: int, dtype: torch.dtype, shipped: Config) -> list[Config]:

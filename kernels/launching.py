@@ -66,7 +66,7 @@ class Plan:
                 place = -1 if value is None else places[pointer[0]]
             sources.append((place, model))
             values.append(value)
-        compiled = kernel[(programs,)](*values, *numbers, **constants, **options)
+        compiled = kernel[(programs,)](*values, *numbers, **constants, **compat.FUSED, **options)
         if compat.RUNS_COMPILED:
             rest = (*numbers, *(constants[name] for name in kernel.arg_names[len(pointers) + len(numbers) :]))
             self._launches.append((compiled[(programs, 1, 1)], sources, rest))

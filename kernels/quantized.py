@@ -9,7 +9,7 @@ import torch
 import triton
 
 from .call import Call
-from .compat import device_guard, target_name, use_kernels
+from .compat import FUSED, device_guard, target_name, use_kernels
 from .config import choose
 from .quantized_forward import quantized_kernel
 from .reference import attention
@@ -240,5 +240,5 @@ def _launch(
             BLOCK_M=chosen.block_m, BLOCK_N=chosen.block_n,
             FORMAT=_FORMATS[q.dtype][0], V_FORMAT=v_format, NATIVE=direct, NATIVE_VALUES=direct and target.startswith("gfx"), BLOCK_SCALES=block_scales,
             LEFT=left >= 0, RIGHT=right >= 0, SOFTCAP=softcap > 0,
-            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **chosen.options,
+            num_warps=chosen.num_warps, num_stages=chosen.num_stages, **FUSED, **chosen.options,
         )  # fmt: skip

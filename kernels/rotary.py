@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .compat import device_guard, use_kernels
+from .compat import FUSED, device_guard, use_kernels
 from .primitives import narrow
 
 __all__ = [
@@ -279,6 +279,7 @@ def _launch(
             BLOCK_HALF=block_half,
             BLOCK_REST=rest,
             num_warps=4,
+            **FUSED,
         )
 
 

@@ -45,6 +45,38 @@ def test_read_assembly() -> None:
     assert loop.counts == {"lds": 1, "matrix": 1, "scalar": 1, "transcendental": 1, "vector": 1}
 
 
+OUTLINED = """
+kernel:
+	s_mov_b32 s0, 0
+.LBB0_1:
+	v_wmma_f32_16x16x16_f16 v[0:7], v[8:15], v[16:23], v[0:7]
+	s_cbranch_scc0 .LBB0_4
+	v_add_f32_e32 v5, v6, v7
+.LBB0_2:
+	s_add_i32 s0, s0, 1
+	s_cbranch_scc1 .LBB0_1
+	s_cbranch_execnz .LBB0_5
+.LBB0_3:
+	global_store_b32 v[0:1], v2, off
+	s_endpgm
+.LBB0_4:
+	v_exp_f32_e32 v5, v6
+	s_branch .LBB0_2
+.LBB0_5:
+	global_store_b32 v[0:1], v3, off
+	s_branch .LBB0_3
+	.section	.rodata,"a",@progbits
+    .vgpr_count:     128
+"""
+
+
+def test_code_behind_the_end_is_no_loop_unless_it_leads_back_to_itself() -> None:
+    """.LBB0_4 belongs to the loop that it returns to; .LBB0_5 returns to what comes behind, and closes none."""
+    (loop,) = read_assembly(OUTLINED).loops
+    assert loop.label == ".LBB0_1"
+    assert loop.counts == {"matrix": 1, "scalar": 4, "transcendental": 1, "vector": 1}
+
+
 def test_text_that_is_no_kernel() -> None:
     with pytest.raises(ValueError, match="vgpr_count"):
         read_assembly("define void @f() { ret void }")
