@@ -54,6 +54,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fa_doctor.commands.diff",
         "Shows what differs between two reports or recorded machines, most telling first.",
     ),
+    "fleet": (
+        "fa_doctor.commands.fleet",
+        "Reads many machines' reports as one: what fails and where, and which machine is not like the others.",
+    ),
     "checks": (
         "fa_doctor.commands.checks",
         "Lists the checks, or explains one: what, why it matters, how to fix, sources.",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 import click
 
 from fa_doctor.commands.options import write_output
-from fa_doctor.report.document import Document
+from fa_doctor.commands.reports import report_at
 
 __all__ = ["command"]
 
@@ -27,14 +26,14 @@ def command(left: str, right: str, format_: str) -> int:
     """
     from fa_doctor.report.difference import differences
 
-    found = differences(_document(left), _document(right))
+    found = differences(report_at(left), report_at(right))
     if format_ == "json":
         rows = [dataclasses.asdict(difference) for difference in found]
         write_output(json.dumps({"schema": "fa-doctor/diff/1", "differences": rows}, indent=1) + "\n", None)
     elif not found:
         write_output("Nothing differs.\n", None)
     else:
-        from fa_doctor.report.text import console_for
+        from fa_doctor.report.paragraphs import console_for
 
         console = console_for(sys.stdout)
         for difference in found:
@@ -42,19 +41,3 @@ def command(left: str, right: str, format_: str) -> int:
             console.print(f"  A  {difference.left}", style="cyan")
             console.print(f"  B  {difference.right}", style="yellow")
     return 1 if found else 0
-
-
-def _document(path: str) -> Document:
-    """A report from its file, or made now from a recorded machine."""
-    from fa_doctor.report import document
-
-    place = Path(path)
-    if place.is_file() and not path.endswith((".tar", ".gz", ".tgz", ".xz", ".bz2")):
-        return document.load(path)
-    from fa_doctor.diagnosis.check import all_checks
-    from fa_doctor.diagnosis.examine import examine
-    from fa_doctor.host import open_recording
-    from fa_doctor.level import Level
-
-    machine, findings = examine(open_recording(path), all_checks(), Level.STANDARD, 60.0)
-    return document.build(machine, findings, Level.STANDARD, 0.0)

@@ -14,7 +14,7 @@ from fa_doctor.host.base import (
 )
 from fa_doctor.host.elf import ElfDynamic
 from fa_doctor.host.live import LiveHost
-from fa_doctor.host.recorded import RecordedHost, open_recording
+from fa_doctor.host.recorded import RecordedHost, is_recording, open_recording
 
 __all__ = [
     "CommandOutput",
@@ -30,5 +30,6 @@ __all__ = [
     "RecordedHost",
     "Stat",
     "User",
+    "is_recording",
     "open_recording",
 ]

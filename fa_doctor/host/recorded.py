@@ -28,7 +28,7 @@ from fa_doctor.host.elf import ElfDynamic
 from fa_doctor.host.live import LiveHost
 from fa_doctor.host.recording import NO_ANSWER, SCHEMA, output_name
 
-__all__ = ["RecordedHost", "open_recording"]
+__all__ = ["RecordedHost", "is_recording", "open_recording"]
 
 _TAR_LIMIT = 1 << 30  # bytes that a recorded machine may unpack to
 _LS_KINDS = {"c": NodeKind.CHARACTER_DEVICE, "d": NodeKind.FOLDER, "-": NodeKind.FILE}
@@ -37,7 +37,8 @@ _LS_KINDS = {"c": NodeKind.CHARACTER_DEVICE, "d": NodeKind.FOLDER, "-": NodeKind
 _PARTS = ("sysroot", "outputs", "devices.txt", "recording.json", "machine.json")  # each may be missing, not all
 
 
-def _looks_recorded(folder: Path) -> bool:
+def is_recording(folder: Path) -> bool:
+    """Whether a folder holds a part of a recorded machine."""
     return any((folder / name).exists() for name in _PARTS)
 
 
@@ -45,7 +46,7 @@ def open_recording(path: str) -> RecordedHost:
     """The recorded machine at `path`, a folder or a tar archive of one; raises UsageProblem if it is neither."""
     place = Path(path)
     if place.is_dir():
-        if not _looks_recorded(place):
+        if not is_recording(place):
             raise UsageProblem(f"{path} is no recorded machine: it holds none of {', '.join(_PARTS)}")
         return RecordedHost(place)
     if not place.is_file():
@@ -61,9 +62,9 @@ def open_recording(path: str) -> RecordedHost:
         raise UsageProblem(f"{path} is neither a folder nor a tar archive of a recorded machine: {reason}") from error
     folder = Path(unpacked.name)
     inner = [child for child in folder.iterdir() if child.is_dir()]
-    if not _looks_recorded(folder) and len(inner) == 1:
+    if not is_recording(folder) and len(inner) == 1:
         folder = inner[0]
-    if not _looks_recorded(folder):
+    if not is_recording(folder):
         unpacked.cleanup()
         raise UsageProblem(f"{path} is no recorded machine: it holds none of {', '.join(_PARTS)}")
     host = RecordedHost(folder)

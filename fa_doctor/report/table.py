@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from fa_doctor.report.text import console_for
+from fa_doctor.report.paragraphs import console_for
 
 __all__ = ["print_table"]
 

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from fa_doctor.report.document import Document
+from fa_doctor.report.paragraphs import INDENT, STYLES, Paragraphs
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+__all__ = ["write"]
 
-__all__ = ["console_for", "write"]
-
-_STYLES = {"fail": "bold red", "warn": "bold yellow", "unknown": "bold magenta", "pass": "green", "skip": "dim"}
 _IDS_SHOWN = 12  # ids of checks that one reason of "unknown" lists
-_INDENT = 6  # columns that everything below a finding's title is set in
-
-
-def console_for(stream: TextIO) -> Console:
-    """A console that obeys NO_COLOR and FORCE_COLOR, emits no escape into a pipe, and wraps at 80 columns there."""
-    from rich.console import Console
-
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(
-            file=stream, highlight=False, markup=False, emoji=False, width=80, color_system=None, force_terminal=False
-        )
-    return console
 
 
 def write(
@@ -38,7 +21,7 @@ def write(
     `subject` is what the first line says instead of the level and the machine; with `all_findings` what passed or was
     skipped is named also without `verbose`.
     """
-    printer = _Printer(console_for(stream), verbose)
+    printer = _Printer(stream, verbose)
     printer.head(document, subject)
     findings = [finding for finding in document["findings"] if finding["ignored"] is None]
     for status in ("fail", "warn", "unknown"):
@@ -57,15 +40,15 @@ def write(
     printer.foot(document)
 
 
-class _Printer:
-    def __init__(self, console: Console, verbose: bool) -> None:
-        self.console = console
+class _Printer(Paragraphs):
+    def __init__(self, stream: TextIO, verbose: bool) -> None:
+        super().__init__(stream)
         self.verbose = verbose
 
     def head(self, document: Document, subject: str | None) -> None:
         machine = document["machine"]
         subject = subject or f"{document['level']} check of {machine['description']}"
-        self._indented(f"fa-doctor {document['tool']['version']}, {subject}", "bold", 0)
+        self.indented(f"fa-doctor {document['tool']['version']}, {subject}", "bold", 0)
         for label, text in _overview(machine):
             self._labelled(f"  {label:<10}", text)
         self.console.print()
@@ -75,19 +58,19 @@ class _Printer:
 
         status = finding["status"]
         label = f"{status.upper():<8}"
-        title = Text.assemble((label, _STYLES[status]), (finding["id"], "bold"), "  ", (finding["title"], "bold"))
-        self._hanging(title, len(label))
+        title = Text.assemble((label, STYLES[status]), (finding["id"], "bold"), "  ", (finding["title"], "bold"))
+        self.hanging(title, len(label))
         if finding["detail"]:
-            self._indented(finding["detail"])
+            self.indented(finding["detail"])
         shown = finding["evidence"] if self.verbose else finding["evidence"][:4]
         for evidence in shown:
-            self._indented(f"{evidence['source']}: {_shorten(evidence['text'], self.verbose)}", "dim")
+            self.indented(f"{evidence['source']}: {_shorten(evidence['text'], self.verbose)}", "dim")
         if len(shown) < len(finding["evidence"]):
-            self._indented(f"({len(finding['evidence']) - len(shown)} more with -v)", "dim")
+            self.indented(f"({len(finding['evidence']) - len(shown)} more with -v)", "dim")
         for fix in finding["fixes"]:
             self._fix(fix)
         if self.verbose:
-            self._indented(f"{finding['check']}, {finding['duration_s'] * 1000:.1f} ms", "dim")
+            self.indented(f"{finding['check']}, {finding['duration_s'] * 1000:.1f} ms", "dim")
         self.console.print()
 
     def unknowns(self, findings: list[Document]) -> None:
@@ -99,36 +82,36 @@ class _Printer:
         for number, (title, ids) in enumerate(reasons.items()):
             from rich.text import Text
 
-            text = Text.assemble((" " * 8 if number else label, _STYLES["unknown"]), title)
+            text = Text.assemble((" " * 8 if number else label, STYLES["unknown"]), title)
             shown = list(dict.fromkeys(ids))
             more = f" and {len(shown) - _IDS_SHOWN} more" if len(shown) > _IDS_SHOWN else ""
             text.append(f" ({', '.join(shown[:_IDS_SHOWN])}{more})", "dim")
-            self._hanging(text, len(label))
+            self.hanging(text, len(label))
         if reasons:
             self.console.print()
 
     def _fix(self, fix: Document) -> None:
         notes = [note for note in (_need(fix["needs"]), "automatic: fa-doctor fix" if fix["automatic"] else "") if note]
-        self._indented(f"Fix: {fix['title']}" + (f" ({'; '.join(notes)})" if notes else ""), "bold")
+        self.indented(f"Fix: {fix['title']}" + (f" ({'; '.join(notes)})" if notes else ""), "bold")
         for command in fix["commands"]:
             # Never wrapped: a command that the reader copies must stay one line.
             for line in command.splitlines():
-                self.console.print(" " * (_INDENT + 2) + line, style="cyan", soft_wrap=True)
+                self.console.print(" " * (INDENT + 2) + line, style="cyan", soft_wrap=True)
 
     def line(self, finding: Document) -> None:
         from rich.text import Text
 
         status = finding["status"]
-        text = Text.assemble((f"{status.upper():<8}", _STYLES[status]), finding["id"], "  ", finding["title"])
+        text = Text.assemble((f"{status.upper():<8}", STYLES[status]), finding["id"], "  ", finding["title"])
         if self.verbose:
             text.append(f"  [{finding['duration_s'] * 1000:.1f} ms]", "dim")
-        self._hanging(text, 8)
+        self.hanging(text, 8)
         for evidence in finding["evidence"] if self.verbose else ():
-            self._indented(f"{evidence['source']}: {_shorten(evidence['text'], True)}", "dim")
+            self.indented(f"{evidence['source']}: {_shorten(evidence['text'], True)}", "dim")
 
     def ignored(self, finding: Document) -> None:
         text = f"{finding['status'].upper():<8}{finding['id']}  {finding['title']} (ignored: {finding['ignored']})"
-        self._indented(text, "dim", 0)
+        self.indented(text, "dim", 0)
 
     def foot(self, document: Document) -> None:
         from rich.text import Text
@@ -137,32 +120,19 @@ class _Printer:
         names = {"fail": "failed", "warn": "warned", "unknown": "unknown", "pass": "passed", "skip": "skipped"}
         parts = [f"{summary[status]} {name}" for status, name in names.items() if summary[status]]
         verdict = Text.assemble(
-            (f"{_verdict(summary)} ", _STYLES[summary["status"]]),
+            (f"{_verdict(summary)} ", STYLES[summary["status"]]),
             f"{', '.join(parts) or 'nothing checked'}; {document['duration_s']:.2f} s.",
         )
-        self._hanging(verdict, 0)
+        self.hanging(verdict, 0)
         for fault in document["machine"].get("faults", ()):
-            self._indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
+            self.indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
         for line in (*_not_measured(document), *_next_steps(document)):
-            self._indented(line, indent=0)
+            self.indented(line, indent=0)
 
     def _labelled(self, label: str, text: str) -> None:
         from rich.text import Text
 
-        self._hanging(Text.assemble((label, "dim"), text), len(label))
-
-    def _indented(self, text: str, style: str = "", indent: int = _INDENT) -> None:
-        from rich.text import Text
-
-        self._hanging(Text(" " * indent + text, style), indent)
-
-    def _hanging(self, text: Text, indent: int) -> None:
-        """Prints a text whose wrapped lines begin under the end of its label, without blanks at their ends."""
-        body = text[indent:].wrap(self.console, max(20, self.console.width - indent)) or [text[:0]]
-        for number, line in enumerate(body):
-            line.rstrip()
-            start = text[:indent] if number == 0 else text[:0].append(" " * indent)
-            self.console.print(start.append_text(line), soft_wrap=True)
+        self.hanging(Text.assemble((label, "dim"), text), len(label))
 
 
 def _overview(machine: Document) -> list[tuple[str, str]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# From the ground up: a package may import those before it (and itself). `facts` stands after `probe`, since what a
-# probe measured is one of the facts of a machine.
+# From the ground up: a package may import those before it (and itself), for types too.
 ORDER = (
     "__version__",
     "errors",
     "evidence",
+    "level",
     "user_folders",
     "redaction",
     "environment_file",
@@ -21,8 +21,8 @@ ORDER = (
     "kernel_process",
     "knowledge",
     "host",
-    "probe",
     "facts",
+    "probe",
     "diagnosis",
     "checks",
     "report",
@@ -48,10 +48,8 @@ def sources() -> Iterator[tuple[str, str, Path]]:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Every module that is imported when the code runs, wherever the statement stands; not those for types only."""
+    """Every module that is imported, wherever the statement stands."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            continue
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             yield from (
                 [node.module] if node.module != "fa_doctor" else [f"fa_doctor.{one.name}" for one in node.names]
