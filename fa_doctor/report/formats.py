@@ -11,7 +11,7 @@ from fa_doctor.report.document import Document
 
 __all__ = ["FORMATS", "exit_code", "render"]
 
-FORMATS = ("text", "json", "junit", "github", "markdown", "npd")
+FORMATS = ("text", "json", "junit", "github", "markdown", "html", "npd")
 
 
 def render(document: Document, name: str, *, verbose: bool = False) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TextIO
 
 from fa_doctor.report.document import Document
 from fa_doctor.report.paragraphs import INDENT, STYLES, Paragraphs
+from fa_doctor.report.words import counted, fix_notes, is_bare, next_steps, not_measured, overview, undecided, verdict
 
 __all__ = ["write"]
 
@@ -26,10 +26,10 @@ def write(
     findings = [finding for finding in document["findings"] if finding["ignored"] is None]
     for status in ("fail", "warn", "unknown"):
         for finding in findings:
-            if finding["status"] == status and (verbose or not _is_bare(finding)):
+            if finding["status"] == status and (verbose or not is_bare(finding)):
                 printer.finding(finding)
     if not verbose:
-        printer.unknowns([finding for finding in findings if _is_bare(finding)])
+        printer.unknowns([finding for finding in findings if is_bare(finding)])
     quiet = [finding for finding in findings if finding["status"] in ("pass", "skip")]
     if verbose or all_findings:
         for finding in quiet:
@@ -49,7 +49,7 @@ class _Printer(Paragraphs):
         machine = document["machine"]
         subject = subject or f"{document['level']} check of {machine['description']}"
         self.indented(f"fa-doctor {document['tool']['version']}, {subject}", "bold", 0)
-        for label, text in _overview(machine):
+        for label, text in overview(machine):
             self._labelled(f"  {label:<10}", text)
         self.console.print()
 
@@ -75,24 +75,19 @@ class _Printer(Paragraphs):
 
     def unknowns(self, findings: list[Document]) -> None:
         """What could not be decided and says no more than that: a line for each reason, with all checks it stopped."""
-        reasons: dict[str, list[str]] = {}
-        for finding in findings:
-            reasons.setdefault(finding["title"], []).append(finding["id"])
         label = f"{'UNKNOWN':<8}"
-        for number, (title, ids) in enumerate(reasons.items()):
+        for number, (title, ids) in enumerate(undecided(findings).items()):
             from rich.text import Text
 
             text = Text.assemble((" " * 8 if number else label, STYLES["unknown"]), title)
-            shown = list(dict.fromkeys(ids))
-            more = f" and {len(shown) - _IDS_SHOWN} more" if len(shown) > _IDS_SHOWN else ""
-            text.append(f" ({', '.join(shown[:_IDS_SHOWN])}{more})", "dim")
+            more = f" and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else ""
+            text.append(f" ({', '.join(ids[:_IDS_SHOWN])}{more})", "dim")
             self.hanging(text, len(label))
-        if reasons:
+        if findings:
             self.console.print()
 
     def _fix(self, fix: Document) -> None:
-        notes = [note for note in (_need(fix["needs"]), "automatic: fa-doctor fix" if fix["automatic"] else "") if note]
-        self.indented(f"Fix: {fix['title']}" + (f" ({'; '.join(notes)})" if notes else ""), "bold")
+        self.indented(f"Fix: {fix['title']}{fix_notes(fix)}", "bold")
         for command in fix["commands"]:
             # Never wrapped: a command that the reader copies must stay one line.
             for line in command.splitlines():
@@ -117,16 +112,11 @@ class _Printer(Paragraphs):
         from rich.text import Text
 
         summary = document["summary"]
-        names = {"fail": "failed", "warn": "warned", "unknown": "unknown", "pass": "passed", "skip": "skipped"}
-        parts = [f"{summary[status]} {name}" for status, name in names.items() if summary[status]]
-        verdict = Text.assemble(
-            (f"{_verdict(summary)} ", STYLES[summary["status"]]),
-            f"{', '.join(parts) or 'nothing checked'}; {document['duration_s']:.2f} s.",
-        )
-        self.hanging(verdict, 0)
+        took = f"{counted(summary)}; {document['duration_s']:.2f} s."
+        self.hanging(Text.assemble((f"{verdict(summary)} ", STYLES[summary["status"]]), took), 0)
         for fault in document["machine"].get("faults", ()):
             self.indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
-        for line in (*_not_measured(document), *_next_steps(document)):
+        for line in (*not_measured(document), *next_steps(document)):
             self.indented(line, indent=0)
 
     def _labelled(self, label: str, text: str) -> None:
@@ -135,129 +125,6 @@ class _Printer(Paragraphs):
         self.hanging(Text.assemble((label, "dim"), text), len(label))
 
 
-def _overview(machine: Document) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    kinds = Counter(_describe(gpu) for gpu in machine["gpus"])
-    for description, count in kinds.items():
-        rows.append(("GPU", f"{count} x {description}" if count > 1 else description))
-    if machine["gpus"] and machine["gpu_cards"] not in (None, len(machine["gpus"])):
-        rows.append(("", f"{machine['gpu_cards']} cards, {len(machine['gpus'])} compute devices"))
-    for other in machine["other_gpus"]:
-        name = f"{other['name']}: " if other["name"] and other["name"] not in other["why"] else ""
-        rows.append(("GPU" if not rows else "", f"{name}{other['why']}"))
-    if not rows:
-        rows.append(("GPU", "none" if machine["gpu_cards"] == 0 else "not known"))
-    driver = machine["driver"]
-    if driver["loaded"]:
-        rows.append(("driver", " ".join(part for part in ("amdgpu", driver["origin"], driver["version"]) if part)))
-    system = machine["os"]
-    where = [system.get("pretty_name"), system.get("kernel") and f"kernel {system['kernel']}"]
-    where.append("WSL2" if machine["wsl"] else None)
-    container = machine["container"]
-    where.append(f"in a container ({container['runtime'] or 'kind unknown'})" if container["inside"] else None)
-    rows.append(("system", ", ".join(part for part in where if part) or "not known"))
-    if machine["rocm"]:
-        rows.append(("ROCm", ", ".join(f"{one['version'] or '?'} ({one['path']})" for one in machine["rocm"])))
-    python = machine["python"]
-    if python["executable"]:
-        rows.append(("python", f"{python['version'] or '?'} ({python['executable']})"))
-        packages = [
-            ("torch", machine["torch"]),
-            ("triton", machine["triton"]),
-            ("flash_attn", machine["flash_attn"]),
-        ]
-        named = (f"{name} {found['version'] if found else 'missing'}" for name, found in packages)
-        rows.append(("packages", ", ".join(named) if python["version"] else "not known"))
-    return rows
-
-
-def _describe(gpu: Document) -> str:
-    facts = [gpu["gfx"] or "gfx target unknown"]
-    if gpu["gfx_in_force"] and gpu["gfx_in_force"] != gpu["gfx"]:
-        facts.append(f"overridden to {gpu['gfx_in_force']}")
-    if gpu["compute_units"]:
-        facts.append(f"{gpu['compute_units']} CU")
-    if gpu["vram_bytes"]:
-        size = gpu["vram_bytes"]
-        facts.append(f"{size / (1 << 30):.0f} GiB" if size >= 1 << 30 else f"{size >> 20} MiB")
-    if gpu["partition"]:
-        facts.append("/".join(part for part in (gpu["partition"], gpu["memory_partition"]) if part))
-    if gpu["integrated"]:
-        facts.append("integrated")
-    if gpu["visible"] is False:
-        facts.append(f"hidden by {gpu['hidden_by']}" if gpu["hidden_by"] else "hidden")
-    return f"{gpu['name'] or 'AMD GPU'} ({', '.join(facts)})"
-
-
 def _shorten(text: str, whole: bool) -> str:
     flat = " ".join(text.split())
     return flat if whole or len(flat) <= 160 else flat[:157] + "..."
-
-
-def _need(need: str | None) -> str:
-    return {"root": "as root", "restart": "then start the session or container anew", "reboot": "then reboot"}.get(
-        need or "", ""
-    )
-
-
-def _is_bare(finding: Document) -> bool:
-    """Whether a finding says that something is not known, and nothing besides."""
-    return finding["status"] == "unknown" and not (finding["detail"] or finding["evidence"] or finding["fixes"])
-
-
-def _verdict(summary: Document) -> str:
-    """The verdict in words. Where much could not be seen, that nothing wrong was seen is not called health."""
-    if summary["unknown"] > 3 and summary["status"] in ("pass", "warn"):
-        return "No failure found, but not all could be seen:"
-    return {
-        "pass": "Healthy:",
-        "warn": "Works, with warnings:",
-        "fail": "Not healthy:",
-        "unknown": "Could not be decided:",
-    }[summary["status"]]
-
-
-_MEASUREMENTS = {"KER001": "Not proven on a GPU", "SPD101": "Speed not measured"}
-
-
-def _not_measured(document: Document) -> list[str]:
-    """What a check of this level would have measured and did not: "healthy" must not be read as if it had."""
-    found = {finding["id"]: finding for finding in document["findings"] if finding["id"] in _MEASUREMENTS}
-    if any(finding["status"] == "pass" for finding in found.values() if finding["id"] == "KER001"):
-        found.pop("KER001")
-    return [
-        f"{words}: {found[check]['title']} ({check})."
-        for check, words in _MEASUREMENTS.items()
-        if check in found and found[check]["status"] == "skip"
-    ]
-
-
-def _next_steps(document: Document) -> list[str]:
-    live = [finding for finding in document["findings"] if finding["ignored"] is None]
-    lines = []
-    if any(fix["automatic"] for finding in live for fix in finding["fixes"]):
-        lines.append("`fa-doctor fix` applies the automatic fixes; it asks first, and can undo.")
-    failed = [finding for finding in live if finding["status"] == "fail"]
-    # No GPU to work with is a verdict, not a fault that anybody could mend.
-    unexplained = [finding for finding in failed if not finding["fixes"] and not finding["id"].startswith("GPU0")]
-    if unexplained:
-        tracker = _tracker(unexplained[0]["cause"])
-        lines.append(
-            f"No fix is known for {unexplained[0]['id']}. To report it{f' to {tracker}' if tracker else ''}: "
-            "`fa-doctor snapshot DIR` records this machine, secrets removed."
-        )
-    worst = next(
-        (finding for status in ("fail", "warn", "unknown") for finding in live if finding["status"] == status), None
-    )
-    if worst:
-        lines.append(f"`fa-doctor checks {worst['id']}` explains {worst['id']}; -v shows all that was read.")
-    return lines
-
-
-def _tracker(cause: str | None) -> str | None:
-    """Whose tracker a cause belongs to, where it is anybody's."""
-    from fa_doctor.knowledge import tables
-
-    rows = tables.load("causes")["cause"] if cause else ()
-    tracker = next((str(row["tracker"]) for row in rows if row["id"] == cause), "")
-    return None if tracker.startswith("nobody") else tracker or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
+from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import jsonschema
@@ -119,6 +120,48 @@ def test_markdown_fences_cannot_be_broken_out_of(monkeypatch: pytest.MonkeyPatch
     assert "````" in text
     assert "alice" not in text
     assert "hf_abc" not in text
+
+
+class Page(HTMLParser):
+    """The tags of a page, and that each is closed in its turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.shown = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        if tag != "meta":
+            self.open.append(tag)
+        assert not {name for name, _ in attrs} & {"src", "href", "onclick"}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+def test_the_page_needs_nothing_else_and_shows_all() -> None:
+    page = Page(formats.render(report(), "html"))
+    assert not {"script", "link", "img", "iframe"} & set(page.seen)
+    assert page.shown.index("the flag is not set") < page.shown.index("NUMA balancing is on")
+    for said in ("export FLASH_ATTENTION_TRITON_AMD_ENABLE=TRUE", "nothing was recorded", "not in a container"):
+        assert said in page.shown
+    assert "on purpose (until 2027-01-01)" in page.shown
+
+
+def test_a_page_shows_hostile_text_as_text() -> None:
+    evidence = Evidence("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>')
+    findings = [Finding("GPU001", "gpu.x", failed("</title><b>", evidence, cause="c", fixes=[Fix("</pre>", ("<i>",))]))]
+    page = Page(formats.render(report(findings), "html"))
+    assert not {"script", "img", "i"} & set(page.seen)
+    assert "<script>alert(1)</script>" in page.shown
 
 
 def test_npd_is_one_short_ascii_line_with_its_own_codes() -> None:
