@@ -1,9 +1,10 @@
-"""Measures `fa-doctor explain` as a whole process: a build log of 200 MB, and the cases of a folder.
+"""Measures `fa-doctor explain` as a whole process: a build log and a server's log of 200 MB, and the cases of a folder.
 
     python benchmarks/explain_speed.py [--megabytes 200] [--cases FOLDER]
 
-The build log is written to a temporary folder: compile commands of several kilobytes, warnings, and one error near the
-end, all generated. Prints seconds and peak memory of each run, and the median over the cases.
+The logs are written to a temporary folder: compile commands of several kilobytes with warnings between them, or the
+short lines of a serving program, and one error at the end, all generated. Prints seconds (wall clock and processor) and
+peak memory of each run, and the median over the cases.
 """
 
 from __future__ import annotations
@@ -48,8 +49,33 @@ def build_log(path: Path, megabytes: int) -> None:
         file.write(ERROR)
 
 
-def run(arguments: list[str]) -> tuple[float, float, str]:
-    """Seconds, peak memory in MB, and what it printed."""
+FAULT = "(EngineCore pid=71) Memory access fault by GPU node-2 (Agent handle: 0x55d0) on address 0x7f0c00000000. Reason: Unknown.\n"
+
+
+def server_log(path: Path, megabytes: int) -> None:
+    """A log as serving programs print it: short lines, in each of which times, addresses and counters are new."""
+    choose = random.Random(11)
+    with path.open("w") as file:
+        written = file.write("INFO 06-21 19:00:00 [__init__.py:244] Automatically detected platform rocm.\n")
+        second = 0
+        while written < megabytes * 1_000_000:
+            second += 1
+            at = (
+                f"06-{second // 86400 % 28 + 1:02d} {second // 3600 % 24:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+            )
+            written += file.write(
+                f"INFO {at} [loggers.py:116] Engine 000: Avg prompt throughput: {choose.random() * 9000:.1f} tokens/s, "
+                f"Avg generation throughput: {choose.random() * 900:.1f} tokens/s, Running: {choose.randrange(90)} reqs, "
+                f"Waiting: {choose.randrange(9)} reqs, GPU KV cache usage: {choose.random() * 100:.1f}%\n"
+                f'INFO:     10.0.{choose.randrange(255)}.7:{choose.randrange(65000)} - "POST /v1/completions HTTP/1.1" 200 OK\n'
+                f"INFO {at} [async_llm.py:269] Added request chatcmpl-{choose.getrandbits(128):032x}.\n"
+                f"DEBUG {at} [core.py:{choose.randrange(900)}] EngineCore loop active, token usage {choose.random():.2f}.\n"
+            )
+        file.write(FAULT)
+
+
+def run(arguments: list[str]) -> tuple[float, float, float, str]:
+    """Seconds, seconds of the processor, peak memory in MB, and what it printed."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "fa_doctor", "explain", "--no-machine", "--format", "json", *arguments],
@@ -58,7 +84,7 @@ def run(arguments: list[str]) -> tuple[float, float, str]:
     assert process.stdout is not None
     printed = process.stdout.read().decode()
     _, _, usage = os.wait4(process.pid, 0)
-    return time.perf_counter() - started, usage.ru_maxrss / 1024, printed
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, printed
 
 
 def main() -> int:
@@ -67,12 +93,17 @@ def main() -> int:
     parser.add_argument("--cases", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "build.log")
-        build_log(log, arguments.megabytes)
-        for _ in range(3):
-            seconds, memory, printed = run([str(log)])
-            first = (json.loads(printed)["diagnoses"] or [{}])[0]
-            print(f"{log.stat().st_size / 1e6:.0f} MB  {seconds:.2f} s  {memory:.0f} MB  {first.get('cause')}")
+        for name, write in (("build", build_log), ("server", server_log)):
+            log = Path(folder, f"{name}.log")
+            write(log, arguments.megabytes)
+            for _ in range(3):
+                seconds, processor, memory, printed = run([str(log)])
+                first = (json.loads(printed)["diagnoses"] or [{}])[0]
+                print(
+                    f"{name:6} {log.stat().st_size / 1e6:.0f} MB  {seconds:.2f} s  processor {processor:.2f} s"
+                    f"  {memory:.0f} MB  {first.get('cause')}"
+                )
+            log.unlink()
         if arguments.cases:
             times = []
             for path in sorted(arguments.cases.glob("*.json")):

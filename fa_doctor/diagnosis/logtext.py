@@ -26,7 +26,13 @@ COMMAND_BEGIN, COMMAND_END = 160, 240
 # CSI, OSC (window titles, hyperlinks) and two-byte escapes.
 ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # gcc, ld and Python quote typographically in a UTF-8 locale; our patterns are written with ASCII quotes.
-TYPOGRAPHIC = ((b"\xe2\x80\x98", b"'"), (b"\xe2\x80\x99", b"'"), (b"\xe2\x80\x9c", b'"'), (b"\xe2\x80\x9d", b'"'))
+TYPOGRAPHIC = (
+    (b"\xe2\x80\x98", b"'"),
+    (b"\xe2\x80\x99", b"'"),
+    (b"\xe2\x80\x9c", b'"'),
+    (b"\xe2\x80\x9d", b'"'),
+    (b"\xc2\xa0", b" "),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +50,9 @@ def clean(data: bytes) -> bytes:
     if b"\r" in data:
         # What a progress bar overwrote is a fragment of its own. A form feed parts it and does not count as a line.
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\x0c")
-    if b"\xe2\x80" in data:
+    if not data.isascii():
         for fancy, plain in TYPOGRAPHIC:
             data = data.replace(fancy, plain)
-    if b"\xc2\xa0" in data:
-        data = data.replace(b"\xc2\xa0", b" ")
     if b"\x00" in data:
         data = data.replace(b"\x00", b"")
     return without_long_commands(data) if len(data) > LONG_COMMAND and b" -I" in data else data

@@ -2,14 +2,13 @@
 
 Patterns cannot be run over each line of a large log: hundreds of regular expressions on two million lines take minutes.
 So each pattern names phrases (`has`) without which it cannot match. A block of the log is turned into the set of its
-words; a phrase can stand in the block only if all its words are in the set, and only then it is looked for. A build log
-of 200 MB costs the splitting into words and little else, whatever the number of patterns.
+words; a phrase can stand in the block only if all its words are in the set, and only then it is looked for. A log of
+200 MB costs the splitting into words and little else, whatever the number of patterns. Digits are left out of words:
+times, addresses and counters would make nearly every word of a server's log a new one.
 """
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,13 +16,10 @@ from functools import cached_property
 from itertools import islice
 
 from fa_doctor.diagnosis.logtext import Block
+from fa_doctor.diagnosis.translated import system_messages, words_of
 
 __all__ = ["Line", "PhraseIndex"]
 
-WORDS = bytes.maketrans(
-    bytes(range(256)),
-    bytes(c if 48 <= c <= 57 or 97 <= c <= 122 or c >= 128 else c + 32 if 65 <= c <= 90 else 32 for c in range(256)),
-)
 # A phrase that stands on thousands of lines proves no more than one that stands on twenty.
 HITS_PER_PHRASE = 24
 # After that the last line of each block is kept: what ends a log is often what broke.
@@ -53,14 +49,18 @@ class PhraseIndex:
 
     def __init__(self, phrases: Iterable[str]) -> None:
         self.by_word: dict[bytes, list[tuple[bytes, frozenset[bytes]]]] = {}
+        # Phrases of digits alone ("404"): the words of a block say nothing of them.
+        self.numbers: list[bytes] = []
         for phrase in set(phrases):
             raw = phrase.lower().encode()
-            words = raw.translate(WORDS).split()
-            if not words:
+            words = words_of(raw)
+            if words:
+                # The longest word is the rarest, mostly; the rest is asked only when it is there.
+                self.by_word.setdefault(max(words, key=len), []).append((raw, words))
+            elif any(48 <= byte <= 57 for byte in raw):
+                self.numbers.append(raw)
+            else:
                 raise ValueError(f"the phrase {phrase!r} has no word to look for")
-            # The longest word is the rarest, mostly; the rest is asked only when it is there.
-            key = max(words, key=len)
-            self.by_word.setdefault(key, []).append((raw, frozenset(words)))
         self.keys = frozenset(self.by_word)
         self.first: dict[str, list[Line]] = {}
         self.last: dict[str, deque[Line]] = {}
@@ -68,7 +68,7 @@ class PhraseIndex:
     def another(self) -> PhraseIndex:
         """An index of the same phrases that has seen nothing yet."""
         index = PhraseIndex(())
-        index.by_word, index.keys = self.by_word, self.keys
+        index.by_word, index.numbers, index.keys = self.by_word, self.numbers, self.keys
         return index
 
     def hits(self) -> dict[str, list[Line]]:
@@ -77,28 +77,33 @@ class PhraseIndex:
 
     def scan(self, block: Block) -> None:
         """Looks for all phrases in one more block."""
-        present = set(block.data.translate(WORDS).split())
-        wanted = self.keys & present
-        if not wanted:
-            return
+        present = words_of(block.data)
+        if present & system_messages().words:
+            block = Block(system_messages().in_english(block.data), block.first_line)
+            present = words_of(block.data)
         lines = _Lines(block)
-        for word in wanted:
+        for word in self.keys & present:
             for phrase, words in self.by_word[word]:
-                if not words <= present:
-                    continue
-                name = phrase.decode()
-                known = self.first.setdefault(name, [])
-                if len(known) >= HITS_PER_PHRASE:
-                    last = lines.last_with(phrase)
-                    if last:
-                        self.last.setdefault(name, deque(maxlen=LAST_HITS)).append(last)
-                    continue
-                before = len(known)
-                known += islice(lines.each_with(phrase), HITS_PER_PHRASE - before)
-                if len(known) == before and b" " in phrase:
-                    wrapped = lines.wrapped_with(phrase)
-                    if wrapped:
-                        known.append(wrapped)
+                if words <= present:
+                    self.look_for(phrase, lines)
+        for phrase in self.numbers:
+            self.look_for(phrase, lines)
+
+    def look_for(self, phrase: bytes, lines: _Lines) -> None:
+        """Keeps the lines of a block that hold the phrase, as far as there is room."""
+        name = phrase.decode()
+        known = self.first.setdefault(name, [])
+        if len(known) >= HITS_PER_PHRASE:
+            last = lines.last_with(phrase)
+            if last:
+                self.last.setdefault(name, deque(maxlen=LAST_HITS)).append(last)
+            return
+        before = len(known)
+        known += islice(lines.each_with(phrase), HITS_PER_PHRASE - before)
+        if len(known) == before and b" " in phrase:
+            wrapped = lines.wrapped_with(phrase)
+            if wrapped:
+                known.append(wrapped)
 
 
 def whole_words(lower: bytes, at: int, phrase: bytes) -> bool:
@@ -113,11 +118,10 @@ class _Lines:
 
     def __init__(self, block: Block) -> None:
         self.block = block
-        self.lower = block.data.lower()
 
     @cached_property
-    def newlines(self) -> list[int]:
-        return [found.start() for found in re.finditer(b"\n", self.lower)]
+    def lower(self) -> bytes:
+        return self.block.data.lower()
 
     @cached_property
     def flat(self) -> bytes:
@@ -144,25 +148,27 @@ class _Lines:
 
     def line_at(self, at: int) -> tuple[Line, int]:
         """The line around an offset, and where it ends; a form feed stands for a carriage return and ends one too."""
-        place = bisect_left(self.newlines, at)
-        begin = (
-            max(self.newlines[place - 1] if place else -1, self.lower.rfind(b"\x0c", max(0, at - LONGEST_UNIT), at)) + 1
-        )
-        end = self.newlines[place] if place < len(self.newlines) else len(self.lower)
+        newline = self.lower.rfind(b"\n", 0, at)
+        begin = max(newline, self.lower.rfind(b"\x0c", max(0, at - LONGEST_UNIT), at)) + 1
+        next_newline = self.lower.find(b"\n", at)
+        end = next_newline if next_newline >= 0 else len(self.lower)
         feed = self.lower.find(b"\x0c", at, end)
         end = feed if feed >= 0 else end
         shown = self.block.data[max(begin, at - LONGEST_UNIT // 2) : min(end, at + LONGEST_UNIT)]
         text = shown.decode("utf-8", "replace")
         parts = [text]
-        if place and text.startswith(WRAPPED):
-            previous = self.block.data[self.newlines[place - 2] + 1 if place > 1 else 0 : begin - 1]
+        if newline >= 0 and text.startswith(WRAPPED):
+            previous = self.block.data[self.lower.rfind(b"\n", 0, newline) + 1 : newline]
             parts = [previous[-LONGEST_UNIT:].decode("utf-8", "replace").rstrip(), text.lstrip()]
-        if place < len(self.newlines):
-            following = self.newlines[place + 1] if place + 1 < len(self.newlines) else len(self.lower)
-            if following - self.newlines[place] <= LONGEST_ANSWER:
-                parts.append(self.block.data[self.newlines[place] + 1 : following].decode("utf-8", "replace").strip())
+        if next_newline >= 0:
+            following = self.lower.find(b"\n", next_newline + 1, next_newline + 2 + LONGEST_ANSWER)
+            if following < 0 and len(self.lower) - next_newline <= LONGEST_ANSWER:
+                following = len(self.lower)
+            if following >= 0:
+                parts.append(self.block.data[next_newline + 1 : following].decode("utf-8", "replace").strip())
         joined = " ".join(parts) if len(parts) > 1 else ""
-        return Line(self.block.first_line + place, text, joined), end
+        number = self.block.first_line + self.lower.count(b"\n", 0, newline + 1)
+        return Line(number, text, joined), end
 
     def wrapped_with(self, phrase: bytes) -> Line | None:
         """The phrase where a logger has wrapped it over the end of a line, with the words around it."""

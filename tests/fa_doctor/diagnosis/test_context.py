@@ -211,3 +211,23 @@ def test_conditions(text: str, expected: bool) -> None:
         "os": "Ubuntu 24.04",
     }
     assert holds(parse(text), facts) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "vendor"),
+    [
+        (
+            "Automatically detected platform rocm\nAvg prompt throughput: 4070.3 tokens/s, Running: 3090 reqs, GPU usage",
+            "amd",
+        ),
+        ("ROCm 7.0: 10.0.3.7:5090 - POST, works", "amd"),
+        ("it fails on my 4090", "nvidia"),
+        ("4090显卡 CUDA out of memory", "nvidia"),
+        ("a 3080 Ti and torch 2.6", "nvidia"),
+    ],
+)
+def test_a_number_is_a_card_only_where_the_words_around_say_so(text: str, vendor: str) -> None:
+    context = Context()
+    facts_from_text(text, "log", context)
+    derive(context)
+    assert context.facts["vendor"].value == vendor

@@ -122,3 +122,12 @@ def test_a_phrase_is_matched_by_whole_words() -> None:
     index = PhraseIndex(["ram"])
     index.scan(Block(b"the program\nframe ram!\ngrams\n", 1))
     assert [line.number for line in index.hits()["ram"]] == [2]
+
+
+def test_a_phrase_of_digits_alone_is_found_though_words_have_none() -> None:
+    index = PhraseIndex(["404", "code 137"])
+    index.scan(Block(b"HTTP 404 Not Found\nline 4040\nexit code 137\nexit code 13\n", 1))
+    assert {phrase: [line.number for line in lines] for phrase, lines in index.hits().items()} == {
+        "404": [1],
+        "code 137": [3],
+    }
