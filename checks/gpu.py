@@ -172,7 +172,8 @@ def _none_under_wsl(machine: Machine) -> Verdict:
 
 def _unusable(machine: Machine, other: OtherGpu) -> Verdict:
     """An AMD GPU that is no compute device, on a machine that has none besides."""
-    title = f"the AMD GPU {other.pci or ''} cannot be used: {other.why}".replace("  ", " ")
+    where = f" at {other.pci}" if other.pci else ""
+    title = f"{_named(other)}{where} cannot be used: {other.why}"
     if "too old" in other.why:
         return failed(
             title,

@@ -69,10 +69,10 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     asked_python = _Meanwhile(
         "target Python", lambda: ask("the target Python", lambda: _python(host, python), _NO_PYTHON)
     )
-    the_system = ask("the system", lambda: system.gather(host), System())
     the_container = ask("the container", lambda: container.gather(host), Container(None))
     the_variables = ask("variables", lambda: variables.gather(host), None)
     the_gpus = ask("GPUs", lambda: gpus.gather(host, deep=level.depth > 1), Gpus(None, None))
+    the_system = ask("the system", lambda: system.gather(host, the_gpus.versions), System())
     the_driver = ask(
         "the driver", lambda: driver.gather(host, the_gpus, the_system, deep=level.depth > 1), Driver(None)
     )
@@ -81,7 +81,7 @@ def gather(host: Host, *, level: Level, python: str | None = None, deadline: flo
     the_node = ask("the node's settings", lambda: node.gather(host, the_gpus, the_system), Node())
     the_python = asked_python.result()
     the_packages = ask("packages", lambda: packages.gather(host, the_python), Packages())
-    the_rocm = ask("ROCm", lambda: rocm.gather(host, the_python, the_packages.torch), None)
+    the_rocm = ask("ROCm", lambda: rocm.gather(host, the_python, the_packages.torch, the_gpus.versions), None)
     the_libraries = ask("libraries", lambda: libraries.gather(host, the_python, the_packages, the_rocm), Libraries())
     the_toolchain = ask(
         "the toolchain",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from fa_doctor.evidence import Evidence
+from fa_doctor.facts.gpus.model import ToolVersions
 from fa_doctor.facts.packages import Torch
 from fa_doctor.facts.python import Python
 from fa_doctor.host import Host, NodeKind, Problem
@@ -16,7 +17,6 @@ __all__ = [
     "RocmInstall",
     "gather",
     "release_of_library_name",
-    "release_of_report",
     "release_of_text",
     "release_of_version_header",
 ]
@@ -100,8 +100,13 @@ class _Found:
             self.installs[real] = replace(install, aliases=aliases)
 
 
-def gather(host: Host, python: Python, torch: Torch | None) -> tuple[RocmInstall, ...] | None:
-    """All installations, newest origin last: the system's, then those of the target Python. None: not known."""
+def gather(
+    host: Host, python: Python, torch: Torch | None, noted: ToolVersions | None = None
+) -> tuple[RocmInstall, ...] | None:
+    """All installations, newest origin last: the system's, then those of the target Python. None: not known.
+
+    `noted` is what kept outputs of a recorded machine say where its files are not recorded.
+    """
     found = _Found(host)
     listing = host.list("/opt")
     known = listing.problem in (None, Problem.ABSENT)
@@ -122,8 +127,9 @@ def gather(host: Host, python: Python, torch: Torch | None) -> tuple[RocmInstall
     installs = list(found.installs.values())
     installs += _in_system_folders(host)
     installs += _of_python(host, python, torch)
-    if not installs:
-        installs += _reported(host)
+    if not installs and noted is not None and noted.rocm and noted.rocm_source:
+        said = Evidence(noted.rocm_source, f"ROCm version {noted.rocm}")
+        installs.append(RocmInstall(noted.rocm, noted.rocm_source, "report", evidence=(said,)))
     return tuple(installs) if installs or known else None
 
 
@@ -152,17 +158,6 @@ def release_of_library_name(name: str) -> str | None:
     """
     match = re.search(r"\.so(?:\.\d+)*\.([4-7])(\d\d)(\d\d)$", name, re.ASCII)
     return ".".join(str(int(part)) for part in match.groups()) if match else None
-
-
-def release_of_report(text: str) -> str | None:
-    """The release in the output of amd-smi ("ROCm version: 7.0.0") or in a column rocm_version of a CSV table."""
-    match = re.search(rf"ROCm version:\s*{_VERSION}(?!\d)", text, re.ASCII)
-    if match:
-        return match[1]
-    lines = [line.split(",") for line in text.splitlines()[:2]]
-    if len(lines) == 2 and "rocm_version" in lines[0] and len(lines[0]) == len(lines[1]):
-        return release_of_text(lines[1][lines[0].index("rocm_version")])
-    return None
 
 
 def _opt_root(found: _Found, path: str) -> None:
@@ -332,13 +327,3 @@ def _of_python(host: Host, python: Python, torch: Torch | None) -> Iterator[Rocm
             has_tools=False,
             evidence=(Evidence(folder, ", ".join(torch.bundled[:8])), *((said,) if said else ())),
         )
-
-
-def _reported(host: Host) -> Iterator[RocmInstall]:
-    """What kept outputs of a recorded machine say where its files are not recorded."""
-    for name in ("amd-smi.txt", "amd-smi-version.txt", "amd-smi-static.txt", "sysinfo.csv"):
-        text = host.recorded(name).text
-        release = release_of_report(text) if text else None
-        if release:
-            yield RocmInstall(release, name, "report", evidence=(Evidence(name, f"ROCm version {release}"),))
-            return

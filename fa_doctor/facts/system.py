@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 
 from fa_doctor.evidence import Evidence
+from fa_doctor.facts.gpus.model import ToolVersions
 from fa_doctor.host import Host
 
-__all__ = ["System", "from_profilers", "gather", "glibcxx_of_file_name", "parse_meminfo", "parse_os_release"]
+__all__ = ["System", "gather", "glibcxx_of_file_name", "parse_meminfo", "parse_os_release"]
 
 # Which command installs packages, by os-release's ID or ID_LIKE.
 _PACKAGE_MANAGERS = {
@@ -48,8 +48,12 @@ class System:
     evidence: tuple[Evidence, ...] = ()
 
 
-def gather(host: Host) -> System:
-    """Reads os-release, /proc and the names of the C++ library; asks `getconf` for the version of glibc."""
+def gather(host: Host, noted: ToolVersions | None = None) -> System:
+    """Reads os-release, /proc and the names of the C++ library; asks `getconf` for the version of glibc.
+
+    `noted` is what kept outputs of a recorded machine say, which can be all that tells of its system.
+    """
+    noted = noted or ToolVersions()
     evidence: list[Evidence] = []
     release: dict[str, str] = {}
     for path in ("/etc/os-release", "/usr/lib/os-release"):
@@ -65,22 +69,19 @@ def gather(host: Host) -> System:
         kernel = words[2] if version_line.startswith("Linux version ") and len(words) > 2 else None
     if kernel:
         evidence.append(Evidence("/proc/sys/kernel/osrelease", kernel))
-    pretty_name = release.get("PRETTY_NAME")
-    if kernel is None or pretty_name is None:
-        noted = from_profilers(host)
-        kernel = kernel or noted.get("kernel")
-        pretty_name = pretty_name or noted.get("os")
-        evidence += [Evidence(noted["source"], value) for key, value in noted.items() if key != "source"]
+    if noted.system_source:
+        evidence += [Evidence(noted.system_source, text) for text in (noted.kernel, noted.distribution) if text]
+    kernel = kernel or noted.kernel
     memory = parse_meminfo(host.read("/proc/meminfo").text or "")
     like = tuple(release.get("ID_LIKE", "").split())
     return System(
         distribution=release.get("ID"),
         like=like,
         version=release.get("VERSION_ID"),
-        pretty_name=pretty_name,
+        pretty_name=release.get("PRETTY_NAME") or noted.distribution,
         kernel=kernel or None,
         kernel_command_line=host.read_line("/proc/cmdline") or None,
-        wsl=_is_wsl(host, kernel, version_line),
+        wsl=noted.wsl or _is_wsl(host, kernel, version_line),
         package_manager=_package_manager(release.get("ID"), like),
         glibc=_glibc(host, evidence),
         libstdcxx_newest=_newest_glibcxx(host, evidence),
@@ -117,26 +118,6 @@ def glibcxx_of_file_name(name: str) -> str | None:
     """
     match = re.search(r"libstdc\+\+\.so\.6\.0\.(\d{1,4})$", name, re.ASCII)
     return f"3.4.{match[1]}" if match else None
-
-
-def from_profilers(host: Host) -> dict[str, str]:
-    """Kernel and distribution as profilers and inventories noted them beside their results ("kernel", "os", "source");
-    a live machine has none of these files."""
-    table = host.recorded("sysinfo.csv").text
-    if table:
-        try:
-            row = next(csv.DictReader(table.splitlines()), {})
-        except csv.Error:
-            row = {}
-        found = {"kernel": row.get("linux_kernel_version"), "os": row.get("linux_distro"), "source": "sysinfo.csv"}
-        return {key: value for key, value in found.items() if isinstance(value, str) and value}
-    text = host.recorded("system_info.json").text
-    match = re.search(r'"kernel":\s*"([^"\s]{1,100})"', text or "")
-    if match:
-        return {"kernel": match[1], "source": "system_info.json"}
-    text = host.recorded("lstopo.xml").text
-    match = re.search(r'<info name="OSRelease" value="([^"]{1,100})"', text or "")
-    return {"kernel": match[1], "source": "lstopo.xml"} if match else {}
 
 
 def _is_wsl(host: Host, kernel: str | None, version_line: str | None) -> bool | None:

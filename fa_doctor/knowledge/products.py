@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,7 @@ __all__ = [
     "gfx_from_pci",
     "is_integrated",
     "legacy_from_pci",
+    "names_from_pci",
     "product_from_name",
     "product_name",
     "products",
@@ -42,12 +44,16 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Legacy:
-    """A chip older than anything ROCm's present releases run on."""
+    """A chip older than anything ROCm's present releases run on; `gfx` is None before there were gfx targets.
+
+    `compute_node`: where amdgpu drives it, the kernel makes a compute device of it, and the runtime can list it.
+    """
 
     codename: str
-    gfx: str
+    gfx: str | None
     generation: str
     kernel_driver: str
+    compute_node: bool
     sources: tuple[str, ...]
 
 
@@ -87,15 +93,34 @@ def products_from_pci(device_id: int, revision: int | None = None) -> tuple[Prod
 
 
 def product_name(device_id: int, revision: int | None) -> str | None:
-    """The marketing name of a device id and revision (as in amdgpu.ids), else of the only product with that id."""
+    """The marketing name of a device id and revision (as in amdgpu.ids), else the only one that the id has."""
     key = _pci_key(device_id)
-    device = load("pci_names")["device"].get(key)
-    if device and revision is not None:
-        for name, revisions in device["names"].items():
-            if f"{revision:02x}" in revisions:
-                return str(name)
+    by_revision = _names(key)
+    for name, revisions in by_revision.items():
+        if revision is not None and f"{revision:02x}" in revisions:
+            return str(name)
     names = [product.name for product in products() if key in product.pci]
+    names = names or [name for name, revisions in by_revision.items() if not revisions]
     return names[0] if len(names) == 1 else None
+
+
+def names_from_pci(device_id: int) -> tuple[str, ...]:
+    """Every name that the device id may stand for, products with known figures first."""
+    key = _pci_key(device_id)
+    named = _names(key)
+    rows = [row.name for row in products() if key in row.pci and not (named and " / " in row.name)]
+    return tuple(dict.fromkeys([*rows, *named]))
+
+
+def _names(key: str) -> Mapping[str, Sequence[str]]:
+    """The names of a device id and the revisions, in hexadecimal, that bear them."""
+    device = load("pci_names")["device"].get(key)
+    if device is None:
+        legacy = legacy_from_pci(int(key, 16))
+        named: Mapping[str, Sequence[str]] = load("pci_names_legacy")["device"].get(key, {}) if legacy else {}
+        return named
+    only: Mapping[str, Sequence[str]] = {device["name"]: ()} if "name" in device else device["names"]
+    return only
 
 
 def gfx_from_pci(device_id: int) -> str | None:
@@ -105,7 +130,10 @@ def gfx_from_pci(device_id: int) -> str | None:
         if key in product.pci:
             return product.gfx
     device = load("pci_names")["device"].get(key)
-    return str(device["gfx"]) if device else None
+    if device:
+        return str(device["gfx"])
+    legacy = legacy_from_pci(device_id)
+    return legacy.gfx if legacy else None
 
 
 def product_from_name(name: str) -> Product | None:
@@ -123,6 +151,9 @@ def product_from_name(name: str) -> Product | None:
 
 def is_integrated(gfx: str, device_id: int | None = None) -> bool | None:
     """Whether the GPU is part of an APU: by its device id, else by what all products of its gfx target are."""
+    legacy = legacy_from_pci(device_id) if device_id is not None else None
+    if legacy is not None:
+        return legacy.generation.endswith("APU")
     known = products_from_pci(device_id) if device_id is not None else ()
     kinds = {product.integrated for product in known or products() if product.gfx == gfx}
     return kinds.pop() if len(kinds) == 1 else None
@@ -133,12 +164,14 @@ def legacy_from_pci(device_id: int) -> Legacy | None:
     table = load("products")
     key = _pci_key(device_id)
     for row in table["legacy"]:
-        if key in row["pci"]:
+        ranges = ((int(first, 16), int(last, 16)) for first, last in row.get("pci_ranges", ()))
+        if key in row.get("pci", ()) or any(first <= device_id <= last for first, last in ranges):
             return Legacy(
                 codename=row["codename"],
-                gfx=row["gfx"],
+                gfx=row.get("gfx"),
                 generation=row["generation"],
                 kernel_driver=row["kernel_driver"],
+                compute_node=row.get("compute_node", False),
                 sources=sources_of(table, row["sources"]),
             )
     return None

@@ -35,6 +35,7 @@ class AmdSmi:
     rocm_version: str | None = None
     platform: str | None = None
     trouble: tuple[str, ...] = ()
+    source: str = "amd-smi"
 
 
 def parse_amd_smi(text: str, source: str = "amd-smi") -> AmdSmi:
@@ -45,7 +46,8 @@ def parse_amd_smi(text: str, source: str = "amd-smi") -> AmdSmi:
             document = json.loads(text)
         except (ValueError, RecursionError):
             return AmdSmi()
-        return _from_records(list(_json_records(document)), source)
+        records = list(_json_records(document))
+        return _from_records(records, source) if records else _from_version_object(document)
     if re.search(r"^GPU:\s*[0-9]", text, re.MULTILINE):
         return _from_records(_text_records(text), source)
     return _from_table(text, source)
@@ -91,6 +93,19 @@ def _json_records(document: Any) -> Iterator[dict[str, str]]:
         for item in document:
             if isinstance(item, dict) and isinstance(item.get("gpu"), int | str):
                 yield dict(_flat(item, ""))
+
+
+def _from_version_object(document: Any) -> AmdSmi:
+    """What `amd-smi version --json` prints: one object that describes no GPU."""
+    first = document[0] if isinstance(document, list) and document else document
+
+    def said(key: str) -> str | None:
+        value = first.get(key) if isinstance(first, dict) else None
+        return lookup_text(value) if isinstance(value, str) else None
+
+    return AmdSmi(
+        tool_version=said("version"), rocm_version=said("rocm_version"), driver_version=said("amdgpu_version")
+    )
 
 
 def _flat(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, str]]:

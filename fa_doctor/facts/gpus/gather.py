@@ -11,7 +11,7 @@ from fa_doctor.facts.gpus.drm import CARDS, read_drm
 from fa_doctor.facts.gpus.kfd import NODES, KfdTopology, read_kfd
 from fa_doctor.facts.gpus.merge import card_keys, match, merge_device
 from fa_doctor.facts.gpus.model import Gpu, Gpus
-from fa_doctor.facts.gpus.others import describe_others
+from fa_doctor.facts.gpus.others import can_compute, describe_others
 from fa_doctor.facts.gpus.override import VARIABLE, dotted, overrides_in
 from fa_doctor.facts.gpus.pci_bus import read_pci_bus
 from fa_doctor.facts.gpus.reading import AMD, Reading
@@ -19,7 +19,6 @@ from fa_doctor.facts.gpus.tool_readings import ToolReadings
 from fa_doctor.facts.gpus.tools import ask_tools
 from fa_doctor.facts.gpus.visibility import apply_visibility
 from fa_doctor.host import Host
-from fa_doctor.knowledge.products import legacy_from_pci
 
 __all__ = ["gather"]
 
@@ -34,7 +33,8 @@ def gather(host: Host, *, deep: bool = False) -> Gpus:
     tools = ask_tools(host, needed=needed, deep=deep and (bool(kfd.gpus) or needed))
     base, evidence, counted = _base(host, kfd, drm, tools)
     cards = tuple(card for card in (drm or ()) if card.vendor_id == AMD)
-    everything = (*(drm or ()), *tools.lspci, *(bus or ()))
+    profiled = (reading for profile in tools.profiles for reading in profile.others)
+    everything = (*(drm or ()), *tools.lspci, *(bus or ()), *profiled)
     if base is None:
         devices: tuple[Gpu, ...] | None = None
         taken: set[str] = set()
@@ -62,6 +62,7 @@ def gather(host: Host, *, deep: bool = False) -> Gpus:
         rejected=rejected,
         versions=tools.versions,
         cpu_nodes=kfd.cpu_nodes,
+        cpu_agents=len(kfd.cpu_nodes) or tools.rocminfo.cpu_agents or None,
         overrides=overrides_in(environ) if environ is not None else (),
         override=override,
         evidence=evidence,
@@ -84,7 +85,7 @@ def _base(
         text = f"{len(kfd.withheld)} GPU nodes may not be read" if kfd.withheld else "no GPU node"
         return (), (Evidence(NODES, text),), True
     # Without a KFD tree the cards tell only where the tree was not recorded; a live kernel without it has no devices.
-    usable = [card for card in drm or () if _computes(card)]
+    usable = [card for card in drm or () if can_compute(card)]
     if kfd.present is None and usable:
         return usable, (Evidence(CARDS, f"{len(usable)} cards with the amdgpu driver"),), True
     if tools.says_none:
@@ -93,9 +94,11 @@ def _base(
     if partial:
         said = "describes one GPU and does not say how many there are"
         return partial[0], (Evidence(partial[0][0].source, said),), False
-    listed = [reading for reading in tools.lspci if _computes(reading)]
+    listed = [reading for reading in tools.lspci if can_compute(reading)]
     if kfd.present is None and listed:
         return listed, (Evidence("lspci", f"{len(listed)} AMD GPUs"),), True
+    if kfd.present is None and tools.bus_listing:
+        return (), (Evidence(tools.bus_listing, "no AMD GPU that could compute"),), True
     if kfd.present is False:
         return (), (Evidence(NODES, "not there"),), True
     if drm is not None:
@@ -103,12 +106,6 @@ def _base(
     if host.exists("/dev/kfd") is False:
         return (), (Evidence("/dev/kfd", "not there"),), True
     return None, (), False
-
-
-def _computes(card: Reading) -> bool:
-    """Whether a graphics card should be a compute device: AMD's, on amdgpu (or nothing said), not too old."""
-    old = card.device_id is not None and legacy_from_pci(card.device_id) is not None
-    return card.vendor_id == AMD and card.kernel_driver in (None, "amdgpu") and not old
 
 
 def _devices(

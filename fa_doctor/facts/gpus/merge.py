@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import takewhile
 from typing import Any
 
 from fa_doctor.evidence import Evidence
 from fa_doctor.facts.gpus.model import Gpu
 from fa_doctor.facts.gpus.reading import Reading, address_of_location
 from fa_doctor.knowledge.gpus import architecture
-from fa_doctor.knowledge.products import gfx_from_pci, is_integrated, product_from_name, product_name, products_from_pci
+from fa_doctor.knowledge.products import (
+    gfx_from_pci,
+    is_integrated,
+    names_from_pci,
+    product_from_name,
+    product_name,
+    products_from_pci,
+)
 
 __all__ = ["card_keys", "match", "merge_device"]
 
@@ -139,6 +147,7 @@ def merge_device(index: int, card: int, siblings: int, readings: Sequence[Readin
         hive_id=best["hive_id"],
         isas=best["isas"] or (),
         kernel_driver=best["kernel_driver"],
+        pci_class=best["pci_class"],
         vbios=best["vbios"],
         evidence=tuple(Evidence(reading.source, _summary(reading)) for reading in readings),
     )
@@ -163,10 +172,20 @@ def _name(readings: Sequence[Reading], device_id: int | None, revision: int | No
         return known
     if names or known:
         return names[0] if names else known
-    candidates = [product.name for product in products_from_pci(device_id or 0)]
+    candidates = names_from_pci(device_id or 0)
     if candidates:  # the device id alone does not say which of them it is
-        return " / ".join(candidates[:3]) + (" / ..." if len(candidates) > 3 else "")
+        return _either(candidates)
     return next((reading.name for reading in readings if reading.name), None)
+
+
+def _either(names: Sequence[str]) -> str:
+    """Several names as one: "Radeon RX 9070 XT / 9070 / 9070 GRE", the words that all begin with said once."""
+    words = [name.split() for name in names]
+    shared = sum(
+        1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(parts[:-1] for parts in words), strict=False))
+    )
+    rest = [" ".join(parts[shared:]) for parts in words[1:3]]
+    return " / ".join([names[0], *rest]) + (" / ..." if len(names) > 3 else "")
 
 
 def _address(readings: Sequence[Reading], siblings: int) -> str | None:

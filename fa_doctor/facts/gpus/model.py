@@ -49,6 +49,7 @@ class Gpu:
     hive_id: int | None = None  # devices of one hive are joined by XGMI links
     isas: tuple[str, ...] = ()  # as the runtime lists them: "gfx942:sramecc+:xnack-"
     kernel_driver: str | None = None
+    pci_class: int | None = None  # 24 bits, as in sysfs
     vbios: str | None = None
     evidence: tuple[Evidence, ...] = ()
 
@@ -91,12 +92,18 @@ class ToolVersions:
     """Versions that stand in the output of tools: what they say, which may be of another moment than the files."""
 
     rocm: str | None = None
+    rocm_source: str | None = None  # the output that names it
     driver: str | None = None
     hsa_runtime: str | None = None
     hip: str | None = None
     amd_smi: str | None = None
     platform: str | None = None  # "Linux Guest (Passthrough)", as amd-smi names it
     module_loaded: bool | None = None  # rocminfo's word on the kernel module
+    kernel: str | None = None
+    distribution: str | None = None
+    system_source: str | None = None  # the output that names kernel or distribution
+    processor: str | None = None
+    wsl: bool | None = None  # True where rocminfo says that it runs under WSL
     driver_missing: str | None = None  # what amd-smi or rocm-smi said where they found no driver
 
 
@@ -119,6 +126,7 @@ class Gpus:
     rejected: tuple[tuple[str, str], ...] = ()
     versions: ToolVersions = field(default_factory=ToolVersions)
     cpu_nodes: tuple[int, ...] = ()
+    cpu_agents: int | None = None  # processors as the HSA runtime counts them: one a socket or NUMA domain
     overrides: tuple[Override, ...] = ()  # as the environment holds them; empty too where that is not known
     override: str | None = None  # HSA_OVERRIDE_GFX_VERSION as it is in force, or as the facts show it must have been
     evidence: tuple[Evidence, ...] = ()

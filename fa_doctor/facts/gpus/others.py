@@ -9,7 +9,7 @@ from fa_doctor.facts.gpus.model import OtherGpu
 from fa_doctor.facts.gpus.reading import AMD, Reading
 from fa_doctor.knowledge.products import gfx_from_pci, legacy_from_pci, product_name
 
-__all__ = ["describe_others"]
+__all__ = ["can_compute", "describe_others"]
 
 _VENDORS = {
     0x10DE: ("NVIDIA", "an NVIDIA GPU: it needs CUDA builds of torch, and ROCm cannot use it"),
@@ -24,6 +24,14 @@ _VENDORS = {
     0x80EE: ("VirtualBox", "the display of a virtual machine: no GPU has been passed through to it here"),
     0x1414: ("Microsoft", "the display of a virtual machine on Hyper-V: no GPU has been passed through to it here"),
 }
+
+
+def can_compute(reading: Reading) -> bool:
+    """Whether a graphics card should be a compute device: AMD's, on amdgpu (or nothing said), and no chip that the
+    kernel's compute driver leaves out."""
+    legacy = legacy_from_pci(reading.device_id) if reading.device_id is not None else None
+    known = legacy is None or legacy.compute_node
+    return reading.vendor_id == AMD and reading.kernel_driver in (None, "amdgpu") and known
 
 
 def describe_others(readings: Iterable[Reading], taken: set[str]) -> tuple[OtherGpu, ...]:
@@ -66,13 +74,12 @@ def _describe(reading: Reading, driver: str | None = None) -> OtherGpu:
 
 def _why_unusable(reading: Reading, driver: str | None) -> str:
     legacy = legacy_from_pci(reading.device_id) if reading.device_id is not None else None
-    if legacy is not None:
-        if driver == "radeon":
-            return (
-                f"{legacy.codename} ({legacy.generation}, {legacy.gfx}) on the old radeon driver, which has no "
-                "compute interface: too old for any current ROCm"
-            )
-        return f"{legacy.codename} ({legacy.generation}, {legacy.gfx}): too old for any current ROCm"
+    if legacy is not None or driver == "radeon":  # that driver knows no chip of after 2014
+        chip = "an AMD GPU"
+        if legacy is not None:
+            chip = f"{legacy.codename} ({', '.join(part for part in (legacy.generation, legacy.gfx) if part)})"
+        on = " on the old radeon driver, which has no compute interface" if driver == "radeon" else ""
+        return f"{chip}{on}: too old for any current ROCm"
     gfx = gfx_from_pci(reading.device_id) if reading.device_id is not None else None
     what = f"an AMD GPU ({gfx})" if gfx else "an AMD GPU"
     if driver == "amdgpu":

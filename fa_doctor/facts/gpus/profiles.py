@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fa_doctor.facts.gpus.others import can_compute
 from fa_doctor.facts.gpus.reading import Reading, location_of_address, lookup_text, normal_address, plain_unique_id
 from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
 from fa_doctor.knowledge.gpus import normalize_gfx
@@ -25,9 +26,11 @@ _DEPTH_LIMIT = 10
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What such a table says. `complete`: it lists every GPU, not one of perhaps several."""
+    """What such a table says. `complete`: it lists every GPU, not one of perhaps several. `others` are display
+    controllers and accelerators that are no compute device of AMD's."""
 
     gpus: tuple[Reading, ...] = ()
+    others: tuple[Reading, ...] = ()
     complete: bool = True
     kernel: str | None = None
     distribution: str | None = None
@@ -36,6 +39,7 @@ class Profile:
     runtime_version: str | None = None
     hip_version: str | None = None
     driver_version: str | None = None
+    source: str | None = None
 
 
 def parse_sysinfo(text: str, source: str = "sysinfo.csv") -> Profile:
@@ -77,13 +81,14 @@ def parse_sysinfo(text: str, source: str = "sysinfo.csv") -> Profile:
 def parse_lstopo(text: str, source: str = "lstopo.xml") -> Profile:
     """hwloc's XML. Read tag by tag with a pattern: an XML parser would expand whatever entities the text declares."""
     gpus: list[Reading] = []
+    others: list[Reading] = []
     infos: dict[str, str] = {}
     device: dict[str, str] = {}
     facts: dict[str, str] = {}
 
     def close() -> None:
-        if device and (reading := _lstopo_gpu(device, facts, len(gpus), source)):
-            gpus.append(reading)
+        if device and (reading := _lstopo_gpu(device, facts, source)):
+            (gpus if can_compute(reading) else others).append(reading)
 
     for tag in re.finditer(r"<(object|info)\b([^<>]{0,2000})>", text):
         attributes = {key: html.unescape(value) for key, value in re.findall(r"(\w+)=\"([^\"]*)\"", tag[2])}
@@ -91,30 +96,42 @@ def parse_lstopo(text: str, source: str = "lstopo.xml") -> Profile:
             name, value = attributes.get("name", ""), attributes.get("value", "").strip()
             infos.setdefault(name, value)
             facts.setdefault(name, value)
+        elif attributes.get("type") == "OSDev" and attributes.get("subtype") == "RSMI":
+            facts.setdefault("name", attributes.get("name", ""))
         elif attributes.get("type") == "PCIDev":
             close()
             device, facts = attributes, {}
     close()
+    # The XML follows the NUMA domains; rsmiN is the number that rocm-smi gives the device.
+    gpus.sort(key=lambda gpu: gpu.index if gpu.index is not None else len(gpus))
     return Profile(
         gpus=tuple(gpus),
+        others=tuple(others),
         kernel=lookup_text(infos.get("OSRelease")),
         processor=lookup_text(infos.get("CPUModel")),
     )
 
 
-def _lstopo_gpu(device: Mapping[str, str], facts: Mapping[str, str], number: int, source: str) -> Reading | None:
-    kind = re.match(r"([0-9a-f]{4}) \[([0-9a-f]{4}):([0-9a-f]{4})\]", device.get("pci_type", ""), re.IGNORECASE)
+def _lstopo_gpu(device: Mapping[str, str], facts: Mapping[str, str], source: str) -> Reading | None:
+    # Class, ids, ids of the board (absent in old releases) and revision: "0380 [1002:66a1] [1002:0834] 02".
+    kind = re.match(
+        r"([0-9a-f]{4}) \[([0-9a-f]{4}):([0-9a-f]{4})\](?:.*?\] ([0-9a-f]{2})\b)?",
+        device.get("pci_type", ""),
+        re.IGNORECASE,
+    )
     address = normal_address(device.get("pci_busid"))
     if not kind or not address or kind[1][:2] not in ("03", "12"):
         return None
     vram = _integer(facts.get("RSMIVRAMSize"))  # in KiB
     hive = facts.get("XGMIHiveID", "")
+    rsmi = re.fullmatch(r"rsmi([0-9]{1,4})", facts.get("name", ""), re.ASCII)
     return Reading(
         source=f"{source}, {address}",
-        index=number,
-        name=lookup_text(facts.get("GPUModel")),
+        index=int(rsmi[1]) if rsmi else None,
+        name=lookup_text(facts.get("GPUModel")) or lookup_text(facts.get("PCIDevice")),
         vendor_id=int(kind[2], 16),
         device_id=int(kind[3], 16),
+        revision=int(kind[4], 16) if kind[4] else None,
         pci=address,
         location=location_of_address(address),
         unique_id=plain_unique_id(facts.get("AMDUUID")),

@@ -36,19 +36,21 @@ def read_recorded(host: Host, found: ToolReadings) -> None:
             if not found.rocminfo.listed and not found.rocminfo.trouble:
                 found.rocminfo = parse_rocminfo(text, name)
         elif name.startswith("amd-smi"):
-            found.amd_smi.append(parse_amd_smi(text, name))
+            found.amd_smi.append(replace(parse_amd_smi(text, name), source=name))
         elif name.startswith("rocm-smi"):
             found.rocm_smi.append(parse_rocm_smi(text, name))
         elif name.startswith("rocm_agent_enumerator"):
             found.enumerator = found.enumerator or parse_agent_enumerator(text, name)
         elif name.startswith("lspci"):
             found.lspci = _joined(found.lspci, parse_lspci(text, name))
+            found.bus_listing = found.bus_listing or (name if found.lspci else None)
         elif name.startswith("nvidia-smi"):
             found.lspci = _joined(found.lspci, parse_nvidia_smi(text, name))
         elif parser := next((parse for prefix, parse in _PROFILES.items() if name.startswith(prefix)), None):
             profile = parser(text, name)
             if profile != Profile():
-                found.profiles.append(profile)
+                found.profiles.append(replace(profile, source=name))
+                found.bus_listing = found.bus_listing or (name if profile.others else None)
 
 
 def _joined(known: tuple[Reading, ...], more: tuple[Reading, ...]) -> tuple[Reading, ...]:

@@ -27,6 +27,7 @@ class ToolReadings:
     rocm_smi: list[RocmSmi] = field(default_factory=list)
     enumerator: tuple[Reading, ...] = ()
     lspci: tuple[Reading, ...] = ()
+    bus_listing: str | None = None  # the output that lists the display controllers on the PCI bus, if there is one
     profiles: list[Profile] = field(default_factory=list)
     tools: list[Tool] = field(default_factory=list)
 
@@ -59,8 +60,11 @@ class ToolReadings:
         def first(*values: str | None) -> str | None:
             return next((value for value in values if value), None)
 
+        releases = [(a.rocm_version, a.source) for a in smi] + [(p.rocm_version, p.source) for p in profiles]
+        rocm, rocm_source = next((named for named in releases if named[0]), (None, None))
         return ToolVersions(
-            rocm=first(*(a.rocm_version for a in smi), *(p.rocm_version for p in profiles)),
+            rocm=rocm,
+            rocm_source=rocm_source,
             driver=first(
                 self.rocminfo.module_version,
                 *(a.driver_version for a in smi),
@@ -71,6 +75,11 @@ class ToolReadings:
             hip=first(*(p.hip_version for p in profiles)),
             amd_smi=first(*(a.tool_version for a in smi)),
             platform=first(*(a.platform for a in smi)),
+            kernel=first(*(p.kernel for p in profiles)),
+            distribution=first(*(p.distribution for p in profiles)),
+            system_source=first(*(p.source for p in profiles if p.kernel or p.distribution)),
+            processor=first(*(p.processor for p in profiles)),
+            wsl=self.rocminfo.wsl or None,
             module_loaded=self.rocminfo.module_loaded,
             driver_missing=next((line for line in self._smi_trouble if "found in modules" in line), None),
         )

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from staging import stage
 from tiny_elf import tiny_elf
 
-from fa_doctor.facts import packages, rocm
+from fa_doctor.facts import gpus, packages, rocm
 from fa_doctor.facts.packages import Torch
 from fa_doctor.facts.python import Python
 from fa_doctor.facts.python import gather as gather_python
 from fa_doctor.facts.rocm import (
     RocmInstall,
     release_of_library_name,
-    release_of_report,
     release_of_text,
     release_of_version_header,
 )
@@ -156,7 +155,8 @@ def test_the_releases_that_recorded_outputs_tell(shared: Path) -> None:
     told = 0
     for path in sorted((shared / "machines").glob("*/machine.json")):
         expected = json.loads(path.read_text())["expected"].get("rocm_version")
-        found = rocm.gather(open_recording(str(path.parent)), Python(None, None), None)
+        host = open_recording(str(path.parent))
+        found = rocm.gather(host, Python(None, None), None, gpus.gather(host).versions)
         if found:
             assert [install.version for install in found] == [expected]
             told += 1
@@ -172,14 +172,10 @@ def test_forms_of_a_version() -> None:
     assert release_of_library_name("libamdhip64.so.5.7.31921") is None
     assert release_of_version_header(HEADER.format(6, 4), "HIP") == "6.4.43482"
     assert release_of_version_header("#define ROCM_VERSION_MAJOR 6\n") is None
-    assert release_of_report("| AMD-SMI 26.0.0  amdgpu version: 6.12.12  ROCm version: 7.0.0    |") == "7.0.0"
-    assert release_of_report("AMDSMI Tool: 25.3.0 | ROCm version: N/A") is None
-    assert release_of_report("host,rocm_version\nx,6.0.2-115\n") == "6.0.2"
 
 
 @given(st.text(max_size=300))
 def test_any_text(text: str) -> None:
-    for parse in (release_of_text, release_of_library_name, release_of_report, release_of_version_header):
+    for parse in (release_of_text, release_of_library_name, release_of_version_header):
         found = parse(text)
         assert found is None or found[0].isdigit()
-    release_of_report(f"a,rocm_version\n{text}")

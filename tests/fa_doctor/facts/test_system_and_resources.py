@@ -10,7 +10,7 @@ import pytest
 from staging import stage
 
 from fa_doctor.diagnosis.gather import gather
-from fa_doctor.facts import resources, system, variables
+from fa_doctor.facts import gpus, resources, system, variables
 from fa_doctor.facts.container import Container
 from fa_doctor.facts.python import Python
 from fa_doctor.facts.system import System
@@ -66,7 +66,8 @@ def test_system_of_recorded_machines(name: str, shared: Path) -> None:
     import json
 
     expected = json.loads((shared / "machines" / name / "machine.json").read_text())["expected"]
-    found = system.gather(open_recording(str(shared / "machines" / name)))
+    host = open_recording(str(shared / "machines" / name))
+    found = system.gather(host, gpus.gather(host).versions)
     assert found.kernel == expected.get("kernel", found.kernel)
     assert found.pretty_name == expected.get("os", found.pretty_name)
 

@@ -9,7 +9,7 @@ from fa_doctor.knowledge import triton
 from fa_doctor.knowledge.gpus import architectures, version_key
 from fa_doctor.knowledge.stacks import find_stack, gaps_of, recommendation_for, recommendations, stack_of_torch, stacks
 
-NOTHING_FITS = {"gfx900", "gfx90c", "gfx1250"}
+NOTHING_FITS = {"gfx701", "gfx801", "gfx802", "gfx803", "gfx900", "gfx902", "gfx904", "gfx90c", "gfx1013", "gfx1250"}
 
 
 def test_the_classic_stack_is_the_one_of_the_origin() -> None:
