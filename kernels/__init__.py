@@ -1,5 +1,6 @@
 """FlashAttention in Triton. Knows nothing of the doctor; imports only torch, Triton and itself, relatively."""
 
+from . import cache_keys
 from .interface import (
     flash_attn_func,
     flash_attn_kvpacked_func,
@@ -25,3 +26,5 @@ __all__ = [
     "flash_attn_with_kvcache",
     "quantize",
 ]
+
+cache_keys.settle(__name__)
