@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 __all__ = ["Reference", "compile_side_by_side", "in_background"]
 
-_THREADS = 8  # more find nothing to do: the longest chain is one backward pass
+_THREADS = 16  # more find nothing to do: the trials have about as many kernels
 
 
 class Reference:
@@ -44,35 +46,64 @@ def in_background(references: Iterable[Reference]) -> ThreadPoolExecutor:
     return pool
 
 
-def compile_side_by_side(torch: Any, kernels: Any, device: Any, trials: Sequence[Any]) -> dict[str, Any]:
-    """Compiles the kernels of the trials' calls on several threads and launches none: {"threads", "failed": [...]}.
+class _Compiling:
+    """Stands for a kernel while it is compiled: what the kernels' plans of launches keep of a compiled one."""
 
-    A compiler spends most of its time outside of Python, so threads help. What a call raises here is not an error yet:
-    the same call is made again, alone, in the step whose name says what it is for.
+    def __init__(self, pool: ThreadPoolExecutor, compile_: Callable[[], Any]) -> None:
+        self._compile = compile_
+        self.future = pool.submit(self._ready)
+
+    def _ready(self) -> Any:
+        compiled = self._compile()
+        # Before 3.7 Triton has a C compiler build a launcher for each kernel, when it is first launched: done here too. What
+        # this raises is met again by the launch.
+        with contextlib.suppress(Exception):
+            compiled._init_handles()
+        return compiled
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
+        return lambda *args: self._compiled()[grid](*args)
+
+    def _compiled(self) -> Any:
+        # What failed beside others may go well alone, where memory is short; if not, this is where it is to be raised.
+        return self._compile() if self.future.exception() else self.future.result()
+
+
+def compile_side_by_side(torch: Any, kernels: Any, device: Any, trials: Sequence[Any]) -> dict[str, Any]:
+    """Compiles every kernel of the trials' calls, each on a thread, and launches none: {"threads", "kernels", "failed"}.
+
+    A compiler spends nearly all of its time outside of Python, so threads help: what is waited for is the kernel that
+    takes longest. What is raised here is not an error yet: the same call is made again, alone, in the step whose name
+    says what it is for.
     """
     from triton.runtime.jit import JITFunction
 
-    threads = min(_THREADS, len(trials), len(os.sched_getaffinity(0)))
+    threads = min(_THREADS, len(os.sched_getaffinity(0)))
     if threads < 2:
-        return {"threads": 1, "failed": []}
+        return {"threads": 1, "kernels": 0, "failed": []}
     launching = JITFunction.run
+    started: list[_Compiling] = []
 
-    def compiling(self: Any, *args: Any, **options: Any) -> Any:
-        return launching(self, *args, **{**options, "warmup": True})
-
-    def attempt(trial: Any) -> str | None:
+    def called(trial: Any) -> BaseException | None:
         try:
-            # The backward pass runs on this thread too, not on the one that autograd has for the device.
-            with torch.autograd.set_multithreading_enabled(False):
-                trial.call(kernels, device)
+            trial.call(kernels, device)
         except Exception as error:  # noqa: BLE001 - told in the step that makes the call for its result
-            return f"{type(error).__name__}: {str(error)[:200]}"
+            return error
         return None
 
-    JITFunction.run = compiling
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            failed = [words for words in pool.map(attempt, trials) if words]
-    finally:
-        JITFunction.run = launching
-    return {"threads": threads, "failed": failed}
+    with ThreadPoolExecutor(threads, thread_name_prefix="compile") as pool:
+
+        def compiling(self: Any, *args: Any, **options: Any) -> _Compiling:
+            started.append(_Compiling(pool, functools.partial(launching, self, *args, **{**options, "warmup": True})))
+            return started[-1]
+
+        JITFunction.run = compiling
+        try:
+            # A backward pass runs on this thread too, not on the one that autograd has for the device.
+            with torch.autograd.set_multithreading_enabled(False):
+                errors = [called(trial) for trial in trials]
+        finally:
+            JITFunction.run = launching
+        errors += [one.future.exception() for one in started]
+    failed = [f"{type(error).__name__}: {str(error)[:200]}" for error in errors if error is not None]
+    return {"threads": threads, "kernels": len(started), "failed": failed}

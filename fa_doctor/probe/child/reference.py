@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["Case", "attention", "budget", "compare", "math_attention"]
+__all__ = ["Case", "attention", "budget", "compare", "differentiate", "math_attention"]
 
 
 class Case:
@@ -89,11 +89,19 @@ def attention(
     return (probabilities @ v).transpose(1, 2)
 
 
+def differentiate(out: Any, gradient: Any) -> None:
+    """out.backward(gradient) by way of a scalar, whose gradient is exactly the same.
+
+    Torch imports sympy (480 modules, half a second) to compare the shapes of a gradient that is handed to it.
+    """
+    (out * gradient).sum().backward()
+
+
 def math_attention(torch: Any, tensors: Any, case: Case, slopes: Any, dtype: Any, **drop: Any) -> list[Any]:
     """Output and the gradients of q, k, v in `dtype`, as float64 tensors. `tensors`: q, k, v and the output's gradient."""
     q, k, v = (x.detach().to(dtype).requires_grad_() for x in tensors[:3])
     out = attention(torch, q, k, v, case, slopes, **drop)
-    out.backward(tensors[3].to(dtype))
+    differentiate(out, tensors[3].to(dtype))
     return [out.detach().double(), q.grad.double(), k.grad.double(), v.grad.double()]
 
 

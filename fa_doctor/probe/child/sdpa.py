@@ -7,7 +7,7 @@ from typing import Any
 
 from .outcome import outcome
 from .prepare import Reference
-from .reference import Case, budget, compare, math_attention
+from .reference import Case, budget, compare, differentiate, math_attention
 
 __all__ = ["BACKENDS", "reference_of", "try_sdpa"]
 
@@ -73,7 +73,7 @@ def _right(torch: Any, backend: str, device: Any, case: Case, tensors: Any, exac
     leaves = [x.detach().clone().to(device).requires_grad_() for x in tensors[:3]]
     out = _attend(torch, backend, *leaves, **options)
     errors = [compare(torch, f"{case.name}: output", out, exact[0], allowed["out"])]
-    out.backward(tensors[3].to(device))
+    differentiate(out, tensors[3].to(device))
     for name, leaf, truth in zip(("dq", "dk", "dv"), leaves, exact[1:], strict=True):
         errors.append(compare(torch, f"{case.name}: gradient {name}", leaf.grad, truth, allowed[name]))
     return f"largest errors of output and gradients {', '.join(f'{error:.3g}' for error in errors)}"

