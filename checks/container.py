@@ -89,7 +89,7 @@ def _wsl_device(machine: Machine) -> Verdicts:
         fixes=(
             container_flags(
                 machine,
-                "Start the container again with the GPU of WSL (typed in the WSL distribution)",
+                "In the WSL distribution, start the container again with the GPU",
                 (
                     "--device=/dev/dxg",
                     "-v /usr/lib/wsl/lib/libdxcore.so:/usr/lib/libdxcore.so",

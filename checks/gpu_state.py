@@ -72,7 +72,7 @@ def responds(machine: Machine) -> Verdicts:
 
 def _unstick(machine: Machine) -> tuple[Fix, ...]:
     if machine.system.wsl:
-        return (Fix("Restart WSL (typed on Windows)", ("wsl.exe --shutdown",), needs=Need.RESTART, proof="GPU007"),)
+        return (Fix("On Windows, restart WSL", ("wsl.exe --shutdown",), needs=Need.RESTART, proof="GPU007"),)
     users = (as_root(machine, "fuser -v /dev/kfd /dev/dri/renderD*"), "ps -eo pid,stat,wchan:32,comm | awk '$2 ~ /D/'")
     stuck = bool(machine.driver.stuck_processes or machine.driver.unanswered)
     reset = Fix(

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from fa_doctor.bench.grid import PROVIDERS
+from fa_doctor.commands.options import seconds
 from fa_doctor.errors import UsageProblem
 
 __all__ = ["command"]
@@ -39,7 +40,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--tokens", type=click.IntRange(min=1), default=16384, show_default=True, help="Tokens in a batch.")
 @click.option("--hidden", type=click.IntRange(min=1), default=2048, show_default=True, help="Heads times head dim.")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), default="bfloat16", show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0.02), default=0.4, show_default=True, help="Timing of one point.")
+@click.option("--seconds", "per_point", type=seconds(0.02), default=0.4, show_default=True, help="Timing of one point.")
 @click.option("--output", "folder", metavar="DIR", default="fa-doctor-bench", show_default=True)
 @click.option("--plots/--no-plots", default=True, show_default=True, help="Draw pictures (needs matplotlib).")
 @click.option("--train", is_flag=True, help="Train a small GPT with unfused, SDPA and bundled attention instead.")
@@ -57,7 +58,7 @@ def command(
     tokens: int,
     hidden: int,
     dtype: str,
-    seconds: float,
+    per_point: float,
     folder: str,
     plots: bool,
     train: bool,
@@ -94,7 +95,7 @@ def command(
     store = Store(Path(folder))
     progress = _Progress(len(points), sum(key_of(point) in store.points for point in points))
     try:
-        run_sweep(LiveHost(), executable, points, store, progress.step, seconds)
+        run_sweep(LiveHost(), executable, points, store, progress.step, per_point)
     except KeyboardInterrupt:
         progress.close()
         sys.stderr.write(f"fa-doctor: stopped; the same command goes on with {folder}\n")

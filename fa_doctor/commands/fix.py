@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import click
 
+from fa_doctor.commands.options import SECONDS, seconds
 from fa_doctor.errors import FaDoctorError, UsageProblem
 from fa_doctor.level import Level
 
@@ -35,8 +36,8 @@ _SPARE_S = 20.0  # on top of what the level promises: a look that is cut short p
     help="How deep to look before and after each fix; as for `check`.",
 )
 @click.option("--python", metavar="EXE", help="The Python to examine (default: the active environment's).")
-@click.option("--timeout", type=click.FloatRange(min=0.5), metavar="S", help="Seconds for each look at the machine.")
-@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="S", help="Wait for another one to end.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for each look at the machine.")
+@click.option("--wait", type=seconds(0), default=0.0, metavar="S", help="Wait for another one to end.")
 @click.option("--pytorch-index", metavar="URL", envvar="FA_DOCTOR_PYTORCH_INDEX", help="A mirror of PyTorch's indexes.")
 @click.option("--amd-index", metavar="URL", envvar="FA_DOCTOR_AMD_INDEX", help="A mirror of AMD's index.")
 @click.option("--installer", type=click.Choice(["uv", "pip"]), help="What installs packages (default: uv).")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fa_doctor.commands.options import seconds
 from fa_doctor.errors import FaDoctorError, UsageProblem
 
 __all__ = ["command"]
@@ -40,7 +41,7 @@ __all__ = ["command"]
 @click.option("--offline", is_flag=True, help="Use no network.")
 @click.option("--resume", is_flag=True, help="Complete an install that was cut off.")
 @click.option("--rollback", is_flag=True, help="Undo the last install of the environment, complete or not.")
-@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="S", help="Wait for another install to end.")
+@click.option("--wait", type=seconds(0), default=0.0, metavar="S", help="Wait for another install to end.")
 @click.option("--index-url", metavar="URL", help="The index for everything that is not of the stack.")
 @click.option("--pytorch-index", metavar="URL", envvar="FA_DOCTOR_PYTORCH_INDEX", help="A mirror of PyTorch's indexes.")
 @click.option("--amd-index", metavar="URL", envvar="FA_DOCTOR_AMD_INDEX", help="A mirror of AMD's index.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fa_doctor.commands.options import seconds
 from fa_doctor.errors import EXIT_FAILED, Undecided, UsageProblem
 from fa_doctor.kernel_process import KernelProcess, ProcessDied, target_python
 
@@ -39,9 +40,7 @@ def command() -> None:
 )
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 @click.option("--python", "python", metavar="EXE", help="The Python whose torch and Triton compile.")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(1), default=_DEADLINE_S, help="Seconds a variant may take."
-)
+@click.option("--timeout", "timeout_s", type=seconds(1), default=_DEADLINE_S, help="Seconds a variant may take.")
 def compile_command(
     arch: str,
     head_dims: tuple[int, ...],

@@ -15,22 +15,31 @@ from fa_doctor.errors import UsageProblem
 if TYPE_CHECKING:
     from fa_doctor.host import Host
 
-__all__ = ["SECONDS", "machine_options", "open_host", "write_output"]
+__all__ = ["SECONDS", "machine_options", "open_host", "seconds", "write_output"]
 
 
 class _Seconds(click.FloatRange):
-    """A span of time. `float` reads "nan" and "inf" too, with which no deadline would ever come."""
+    """A span of time. `float` reads "nan", "inf" and "1e300" too, with which no deadline would ever come, and which the
+    system's own waiting refuses (poll counts milliseconds in 31 bits)."""
 
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(super().convert(value, param, ctx))
-        if not math.isfinite(seconds):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        return seconds
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number) or number > _MOST_SECONDS:
+            self.fail(f"{value!r} is not a number of seconds up to {_MOST_SECONDS:.0f}.", param, ctx)
+        return number
 
 
-SECONDS = _Seconds(min=0.5)  # the type of every --timeout
+_MOST_SECONDS = 1e6  # eleven days
+
+
+def seconds(at_least: float) -> click.ParamType:
+    """The type of an option that takes seconds: a finite number, `at_least` or more."""
+    return _Seconds(min=at_least)
+
+
+SECONDS = seconds(0.5)  # the type of every --timeout
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

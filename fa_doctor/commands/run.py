@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fa_doctor.commands.options import SECONDS
+from fa_doctor.commands.options import SECONDS, seconds
 from fa_doctor.entrypoint.handover import become, end_on_signals
 from fa_doctor.errors import EXIT_FAILED, EXIT_UNDECIDED, FaDoctorError, UsageProblem
 from fa_doctor.level import Level
@@ -57,7 +57,7 @@ def _from_file(context: click.Context, _: click.Parameter, path: str | None) -> 
 @click.option(
     "--wait",
     envvar="FA_DOCTOR_WAIT",
-    type=click.FloatRange(min=0),
+    type=seconds(0),
     default=0.0,
     metavar="S",
     help="Wait up to S seconds for a healthy machine: devices can appear late.",

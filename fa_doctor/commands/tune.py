@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fa_doctor.commands.options import seconds
 from fa_doctor.errors import EXIT_FAILED, Undecided, UsageProblem
 from fa_doctor.kernel_process import KernelProcess, ProcessDied, target_python
 
@@ -32,9 +33,7 @@ _DEADLINE_S = 300.0  # a candidate is compiled and timed in seconds; the slowest
 @click.option("--forward-only", is_flag=True, help="Leave the backward pass out.")
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 @click.option("--python", "python", metavar="EXE", help="The Python whose kernels are tuned.")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(1), default=_DEADLINE_S, help="Seconds a candidate may take."
-)
+@click.option("--timeout", "timeout_s", type=seconds(1), default=_DEADLINE_S, help="Seconds a candidate may take.")
 def command(
     lengths: tuple[int, ...],
     keys: int | None,

@@ -270,7 +270,7 @@ def container_devices(machine: Machine, *, proof: str | None = None) -> Fix:
         return Fix("Start it with the devices of the host", (line,), needs=needs, proof=proof)
     return container_flags(
         machine,
-        "Start the container again with the GPU's devices (typed on the host)",
+        "On the host, start the container again with the GPU's devices",
         ("--device=/dev/kfd", "--device=/dev/dri", *_group_flags(machine)),
         proof=proof,
     )

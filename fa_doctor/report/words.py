@@ -81,7 +81,7 @@ def undecided(findings: list[Document]) -> dict[str, list[str]]:
 
 def fix_notes(fix: Document) -> str:
     """What applying a fix asks for besides being typed, in brackets, or nothing."""
-    needs = {"root": "as root", "restart": "then start the session or container anew", "reboot": "then reboot"}
+    needs = {"root": "as root", "restart": "takes effect in a new session or container", "reboot": "then reboot"}
     notes = [needs.get(fix["needs"] or "", ""), "automatic: fa-doctor fix" if fix["automatic"] else ""]
     said = "; ".join(note for note in notes if note)
     return f" ({said})" if said else ""
