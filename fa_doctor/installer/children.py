@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from fa_doctor.installer.errors import InstallFailed
 
-__all__ = ["Outcome", "clean_environment", "run_child"]
+__all__ = ["Outcome", "clean_environment", "run_child", "telling_lines"]
 
 TAIL = 4000  # characters of output that an error message quotes at most
+LINES = 12  # lines of it, of those that tell what went wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,13 @@ def clean_environment(environ: Mapping[str, str], **extra: str) -> dict[str, str
         name: value for name, value in environ.items() if name not in dropped and not name.startswith(("PIP_", "UV_"))
     }
     return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", **extra}
+
+
+def telling_lines(output: str) -> str:
+    """Of a tool's output what says why it failed: from its first line that names an error on, else its end."""
+    lines = [line for line in output.strip()[-TAIL:].splitlines() if line.strip()]
+    first = next((at for at, line in enumerate(lines) if re.match(r"\s*(error|fatal)\b|\s*[×✗]", line, re.I)), None)
+    return "\n".join(lines[-LINES:] if first is None else lines[first : first + LINES])
 
 
 def run_child(

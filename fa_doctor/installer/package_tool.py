@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fa_doctor.installer.children import TAIL, clean_environment, run_child
+from fa_doctor.installer.children import clean_environment, run_child, telling_lines
 from fa_doctor.installer.errors import InstallFailed, Refused
+from fa_doctor.installer.pip import Pip, find_pip, keeps_pip
 
 __all__ = ["PackageTool", "Pin", "find_tool", "find_uv"]
 
@@ -32,17 +33,22 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class PackageTool:
-    """`kind` is "uv" or "pip"; `program` the uv executable, or the Python whose pip is run."""
+    """The uv executable `uv`, or without one the pip `pip`."""
 
-    kind: str
-    program: str
     environ: Mapping[str, str]
+    uv: str | None = None
+    pip: Pip | None = None
+
+    @property
+    def kind(self) -> str:
+        """ "uv" or "pip"."""
+        return "uv" if self.uv else "pip"
 
     def make_environment(self, folder: Path, base_python: str) -> None:
         """Makes a virtual environment at `folder`, which must not exist."""
-        if self.kind == "uv":
+        if self.uv:
             command: list[str | Path] = [
-                self.program,
+                self.uv,
                 "venv",
                 "--no-config",
                 "--no-project",
@@ -52,7 +58,9 @@ class PackageTool:
                 folder,
             ]
         else:
-            command = [base_python, "-m", "venv", folder]
+            # Debian's Python can make environments without its python3-venv, but none that have a pip.
+            without = [] if keeps_pip(base_python, self.environ) else ["--without-pip"]
+            command = [base_python, "-m", "venv", *without, folder]
         self._run(command, f"the environment {folder} could not be made")
 
     def install(self, python: Path, wheels: Path, pins: Sequence[Pin], scratch: Path) -> None:
@@ -69,11 +77,11 @@ class PackageTool:
             "-r",
             listing,
         ]
-        if self.kind == "uv":
+        if self.uv:
             # The cache lies beside the environment, so that files are linked into it instead of being written twice.
             cache = scratch / "uv-cache"
             command: list[str | Path] = [
-                self.program,
+                self.uv,
                 "pip",
                 "install",
                 "--python",
@@ -99,8 +107,8 @@ class PackageTool:
             where.append("--no-index")
         for place in find_links:
             where += ["--find-links", place]
-        if self.kind == "uv":
-            command: list[str | Path] = [self.program, "pip", "install", "--python", python, "--no-config"]
+        if self.uv:
+            command: list[str | Path] = [self.uv, "pip", "install", "--python", python, "--no-config"]
             self._run([*command, "--no-progress", *where, *requirements], f"uv could not install {requirements[0]}")
         else:
             options = ["--no-input", "--no-warn-script-location"]
@@ -111,9 +119,9 @@ class PackageTool:
         """Removes distributions from the environment of `python`."""
         if not names:
             return
-        if self.kind == "uv":
+        if self.uv:
             command: list[str | Path] = [
-                self.program,
+                self.uv,
                 "pip",
                 "uninstall",
                 "--python",
@@ -127,12 +135,13 @@ class PackageTool:
         self._run(command, f"{', '.join(names)} could not be removed")
 
     def _pip(self, python: Path) -> list[str | Path]:
-        return [self.program, "-m", "pip", "--python", python, "--isolated", "--disable-pip-version-check"]
+        assert self.pip is not None
+        return [*self.pip.words_for(python), "--isolated", "--disable-pip-version-check"]
 
     def _run(self, command: Sequence[str | Path], failure: str) -> None:
         outcome = run_child(command, environ=clean_environment(self.environ), deadline_s=DEADLINE_S)
         if outcome.returncode != 0:
-            raise InstallFailed(f"{failure}:\n{outcome.output.strip()[-TAIL:]}")
+            raise InstallFailed(f"{failure}:\n{telling_lines(outcome.output)}")
 
 
 def find_uv(environ: Mapping[str, str]) -> str | None:
@@ -142,25 +151,17 @@ def find_uv(environ: Mapping[str, str]) -> str | None:
 
 
 def find_tool(environ: Mapping[str, str], pythons: Sequence[str], wanted: str | None = None) -> PackageTool:
-    """uv; else the first of `pythons` whose pip can act on another environment (`pip --python`).
+    """uv; else the pip that is found in one of `pythons`.
 
     `wanted` ("uv" or "pip") admits one only. Raises Refused when neither is there.
     """
     if wanted != "pip":
         uv = find_uv(environ)
         if uv:
-            return PackageTool("uv", uv, environ)
-    if wanted != "uv":
-        for python in dict.fromkeys(pythons):
-            if _has_pip(python, environ):
-                return PackageTool("pip", python, environ)
-    raise Refused(f"neither uv nor pip is there to install with{f' (wanted: {wanted})' if wanted else ''}: install uv")
-
-
-def _has_pip(python: str, environ: Mapping[str, str]) -> bool:
-    # `pip --python` came with pip 22.3.
-    check = "import pip,sys; v=pip.__version__.split('.'); sys.exit((int(v[0]),int(v[1])) < (22,3))"
-    try:
-        return run_child([python, "-c", check], environ=clean_environment(environ), deadline_s=30).returncode == 0
-    except InstallFailed:
-        return False
+            return PackageTool(environ, uv=uv)
+        if wanted == "uv":
+            raise Refused("there is no uv on PATH: install it, or leave --installer out")
+    pip = find_pip(pythons, environ)
+    if pip is None:
+        raise Refused("neither uv nor pip is there to install with: install uv, or on Debian and Ubuntu python3-venv")
+    return PackageTool(environ, pip=pip)

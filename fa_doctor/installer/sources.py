@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fa_doctor.installer.package_tool import find_uv
+from fa_doctor.installer.pip import Pip, find_pip
 from fa_doctor.knowledge.stacks import Stack, stacks
 
 __all__ = ["Sources", "configured_sources", "index_of_stack", "mirrored"]
@@ -48,18 +49,16 @@ def mirrored(index: str, pytorch_mirror: str | None, amd_mirror: str | None) -> 
 
 
 def configured_sources(pythons: Sequence[str], environ: Mapping[str, str], index_url: str | None = None) -> Sources:
-    """What pip (of the first of `pythons` that has one), else uv, would use: option, variables, files, built-in."""
-    configured: dict[str, str] = {}
-    helper = next((exe for exe in dict.fromkeys(pythons) if _run([exe, "-m", "pip", "--version"], environ)), None)
-    if helper:
-        configured = _pip_configuration(_run([helper, "-m", "pip", "config", "list"], environ) or "")
+    """What pip (that of one of `pythons`), else uv, would use: option, variables, files, built-in."""
+    pip = find_pip(pythons, environ)
+    configured = _pip_configuration(_run([*pip.words(), "config", "list"], environ) or "") if pip else {}
     default = (
         index_url
         or environ.get("PIP_INDEX_URL")
         or environ.get("UV_DEFAULT_INDEX")
         or environ.get("UV_INDEX_URL")
         or configured.get("index-url")
-        or _built_in(helper, environ)
+        or _built_in(pip, environ)
     )
     extra = environ.get("PIP_EXTRA_INDEX_URL") or configured.get("extra-index-url") or environ.get("UV_EXTRA_INDEX_URL")
     links = environ.get("PIP_FIND_LINKS") or configured.get("find-links") or environ.get("UV_FIND_LINKS")
@@ -84,12 +83,12 @@ def _pip_configuration(listing: str) -> dict[str, str]:
     return found
 
 
-def _built_in(helper: str | None, environ: Mapping[str, str]) -> str | None:
+def _built_in(pip: Pip | None, environ: Mapping[str, str]) -> str | None:
     """The address that pip or uv itself uses when nothing is configured, as its help states it."""
-    command = (
-        [helper, "-m", "pip", "install", "--help"] if helper else [find_uv(environ) or "uv", "pip", "install", "--help"]
+    command = pip.words() if pip else [find_uv(environ) or "uv", "pip"]
+    match = re.search(
+        r"default:?\s+<?(https?://[^\s>)]+/simple)", _run([*command, "install", "--help"], environ) or ""
     )
-    match = re.search(r"default:?\s+<?(https?://[^\s>)]+/simple)", _run(command, environ) or "")
     return match[1] if match else None
 
 

@@ -36,7 +36,7 @@ def stage(tmp_path: Path, index: IndexServer) -> Stage:
     made = Stage(tmp_path / "machine", tmp_path / "env", python, tool, index)
     (tmp_path / "tmp").mkdir()
     (tmp_path / "home").mkdir()
-    tools = Path(tool.program).parent
+    tools = Path(tool.uv or "").parent
     made.environ = {
         "PATH": f"{made.environment}/bin:{tools}:/usr/bin:/bin",
         "HOME": str(tmp_path / "home"),

@@ -74,7 +74,7 @@ class Stage:
         for wheel in these:
             (store / wheel.filename).write_bytes(wheel.build())
             subprocess.run(
-                [self.tool.program, "pip", "install", "-q", "--python", self.environment / "bin/python", "--no-config",
+                [self.tool.uv, "pip", "install", "-q", "--python", self.environment / "bin/python", "--no-config",
                  "--offline", "--no-deps", "--no-index", "--link-mode=copy", store / wheel.filename],
                 check=True, env={**os.environ, "UV_CACHE_DIR": str(store / "cache")},
             )  # fmt: skip

@@ -179,7 +179,7 @@ def make_old_environment(folder: Path, base: TargetPython, tool: PackageTool, sc
         pins.append(f"{wheel.name}=={wheel.version}")
     tool.make_environment(folder, base.executable)
     subprocess.run(
-        [tool.program, "pip", "install", "-q", "--python", folder / "bin/python", "--no-config", "--offline", "--no-index",
+        [tool.uv, "pip", "install", "-q", "--python", folder / "bin/python", "--no-config", "--offline", "--no-index",
          "--no-deps", "--find-links", store, *pins],
         check=True,
     )  # fmt: skip
