@@ -57,13 +57,72 @@ def command(**options: Any) -> int:
     return _Install(options).run()
 
 
+# Options that name something: an empty name is a slip, and must not mean "not given".
+_NAMES = ("stack", "venv", "python", "lock", "download", "wheels", "index_url", "pytorch_index", "amd_index", "machine")
+_OF_A_PLAN = ("dry_run", "archs", "attention", "replace", "lock", "download", "wheels", "machine")
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Raises UsageProblem for what cannot be meant; asks no index and no interpreter."""
+    for name in _NAMES:
+        if options[name] == "":
+            raise UsageProblem(f"{_word(name)} is empty: is a variable of the shell not set?")
+    for name in ("index_url", "pytorch_index", "amd_index"):
+        if options[name] and not options[name].startswith(("https://", "http://", "file://")):
+            raise UsageProblem(f"{_word(name)}: {options[name]} is no address of an index")
+    _check_kinds(options)
+    _check_places(options)
+
+
+def _check_kinds(options: dict[str, Any]) -> None:
+    """The options that make it something else than an install from the indexes, and what goes with them."""
+    if options["resume"] and options["rollback"]:
+        raise UsageProblem("--resume and --rollback exclude each other")
+    more = [_word(name) for name in _OF_A_PLAN if options[name]]
+    for name in ("resume", "rollback"):
+        if options[name] and more:
+            raise UsageProblem(f"{_word(name)} is about the last install as it was planned: it goes without {more[0]}")
+    if options["machine"] and not options["dry_run"]:
+        raise UsageProblem("--machine only plans: add --dry-run")
+    if options["machine"] and options["archs"]:
+        raise UsageProblem("--machine and --arch exclude each other")
+    if options["offline"] and not (options["wheels"] or options["resume"] or options["rollback"]):
+        raise UsageProblem("--offline needs --wheels DIR, a folder that `fa-doctor install --download DIR` filled")
+
+
+def _check_places(options: dict[str, Any]) -> None:
+    """Folders to read from and files to write, before the indexes are asked."""
+    if options["wheels"] and not os.path.isdir(options["wheels"]):
+        raise UsageProblem(f"--wheels: {options['wheels']} is not a folder")
+    if options["download"]:
+        if os.path.lexists(options["download"]) and not os.path.isdir(options["download"]):
+            raise UsageProblem(f"--download: {options['download']} is not a folder")
+        _check_writable("--download", Path(options["download"]).absolute())
+    if options["lock"] and not os.path.exists(options["lock"]):
+        folder = Path(options["lock"]).absolute().parent
+        if not folder.is_dir():
+            raise UsageProblem(f"--lock: there is no folder {folder}")
+        _check_writable("--lock", folder)
+
+
+def _check_writable(word: str, folder: Path) -> None:
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageProblem(f"{word}: {there} cannot be written to by this user")
+
+
+def _word(name: str) -> str:
+    """An option as it is typed."""
+    return f"--{'arch' if name == 'archs' else name.replace('_', '-')}"
+
+
 class _Install:
     """One call of the command, with its options."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.environ = dict(os.environ)
-        self._check_options()
+        _check(options)
 
     def run(self) -> int:
         from fa_doctor.installer.destination import environment_folder
@@ -77,19 +136,6 @@ class _Install:
             return self._resume(paths)
         return self._install(paths)
 
-    def _check_options(self) -> None:
-        options = self.options
-        if options["resume"] and options["rollback"]:
-            raise UsageProblem("--resume and --rollback exclude each other")
-        if options["machine"] and not options["dry_run"]:
-            raise UsageProblem("--machine only plans: add --dry-run")
-        if options["machine"] and options["archs"]:
-            raise UsageProblem("--machine and --arch exclude each other")
-        if options["offline"] and not (options["wheels"] or options["resume"] or options["rollback"]):
-            raise UsageProblem("--offline needs --wheels DIR, a folder that `fa-doctor install --download DIR` filled")
-        if options["wheels"] and not Path(options["wheels"]).is_dir():
-            raise UsageProblem(f"--wheels: {options['wheels']} is not a folder")
-
     def _install(self, paths: Any) -> int:
         from fa_doctor.installer import record as records
         from fa_doctor.installer.destination import existing
@@ -98,24 +144,15 @@ class _Install:
         refuse_if_unfinished(paths)
         destination = existing(paths.environment)
         lock_exists = bool(self.options["lock"]) and Path(self.options["lock"]).exists()
-        if not lock_exists and not self.options["download"]:
-            choice = self._choose(destination)
-            if destination and not self.options["lock"] and self._is_done(choice, destination, records):
-                click.echo(
-                    f"Nothing to do: {paths.environment} has the stack {choice.stack.name} as it should be. "
-                    "Nothing was changed."
-                )
-                return 0
-        else:
-            choice = None if lock_exists else self._choose(destination)
+        choice = None if lock_exists else self._choose(destination)
+        wanted = choice and destination and not self.options["lock"] and not self.options["download"]
+        if wanted and self._is_done(choice, destination, records):
+            return self._nothing_to_do(paths, choice.stack.name)
         plan, python = self._plan(paths.environment, destination, choice)
         tool = self._tool(python)
-        from fa_doctor.installer.wording import describe_plan, plan_as_json
-
-        if self.options["style"] == "json":
-            click.echo(json.dumps(plan_as_json(plan, tool.kind), indent=1))
-        else:
-            click.echo(describe_plan(plan, tool.kind))
+        if lock_exists and destination and not self.options["download"] and records.is_made_by(plan, destination):
+            return self._nothing_to_do(paths, plan.stack)
+        self._show(plan, tool)
         if self.options["lock"] and not lock_exists:
             self._write_lock(plan)
         if self.options["dry_run"]:
@@ -133,6 +170,27 @@ class _Install:
         with locked(paths, self.options["wait"]):
             refuse_if_unfinished(paths)
             return self._carry_out(plan, tool)
+
+    def _nothing_to_do(self, paths: Any, stack: str) -> int:
+        if self.options["style"] == "json":
+            nothing = {"schema": "fa-doctor/plan/1", "environment": str(paths.environment), "stack": stack, "steps": []}
+            click.echo(json.dumps(nothing, indent=1))
+        self._say(f"Nothing to do: {paths.environment} has the stack {stack} as it should be. Nothing was changed.")
+        return 0
+
+    def _say(self, text: str) -> None:
+        """To standard output, unless that is for the plan as JSON."""
+        click.echo(text, err=self.options["style"] == "json")
+
+    def _show(self, plan: Any, tool: Any) -> None:
+        from fa_doctor.installer.wording import describe_download, describe_plan, plan_as_json
+
+        if self.options["style"] == "json":
+            click.echo(json.dumps(plan_as_json(plan, tool.kind), indent=1))
+        elif self.options["download"]:
+            click.echo(describe_download(plan, Path(self.options["download"])))
+        else:
+            click.echo(describe_plan(plan, tool.kind))
 
     def _choose(self, destination: Any) -> Any:
         from fa_doctor.installer import as_installed
@@ -238,9 +296,13 @@ class _Install:
         from fa_doctor import __version__
         from fa_doctor.commands.options import write_output
         from fa_doctor.installer.lockfile import dump
+        from fa_doctor.installer.package import local_path
 
         write_output(dump(plan, f"fa-doctor {__version__}"), self.options["lock"])
-        click.echo(f"The lock file {self.options['lock']} was written.")
+        self._say(f"The lock file {self.options['lock']} was written.")
+        local = [package.name for package in plan.downloads if local_path(package.file.url)]
+        if local:
+            self._say(f"It names files in folders of this machine ({', '.join(local)}): elsewhere add --wheels DIR.")
 
     def _agreed(self) -> bool:
         if self.options["yes"]:
@@ -253,28 +315,24 @@ class _Install:
         from fa_doctor.installer.download import Downloader
         from fa_doctor.installer.index import new_session
         from fa_doctor.installer.progress import Progress
+        from fa_doctor.installer.wording import describe_downloaded
 
-        folder = Path(self.options["download"])
+        folder = Path(self.options["download"]).absolute()
         downloader = Downloader(folder, new_session(), Progress().bytes)
         for package in plan.downloads:
             downloader.fetch(package.file)
-        click.echo(f"{len(plan.downloads)} files are in {folder}. On the machine without a network:")
-        click.echo(
-            f"  fa-doctor install --stack {plan.stack} --offline --wheels {folder} {self._arch_words(plan)}".rstrip()
-        )
+        self._say(describe_downloaded(plan, folder))
         return 0
-
-    def _arch_words(self, plan: Any) -> str:
-        return " ".join(f"--arch {gfx}" for gfx in plan.targets)
 
     def _carry_out(self, plan: Any, tool: Any) -> int:
         from fa_doctor.installer.errors import Refused
         from fa_doctor.installer.interruption import terminated_as_interrupt
+        from fa_doctor.installer.plan import steps_of
         from fa_doctor.installer.progress import Progress
         from fa_doctor.installer.transaction import Transaction
         from fa_doctor.installer.wording import describe_failure, describe_success
 
-        progress = Progress()
+        progress = Progress(steps_of(plan))
         transaction = Transaction(
             plan, tool, self.environ, on_step=progress.step, progress=progress.bytes, offline=self.options["offline"]
         )
@@ -284,12 +342,14 @@ class _Install:
         except Refused:
             raise
         except KeyboardInterrupt:
-            click.echo(describe_failure(plan, transaction, "it was interrupted"), err=True)
+            # The terminal shows ^C where the cursor stood.
+            text = describe_failure(plan, transaction, "it was interrupted", interrupted=True)
+            click.echo(f"\n{text}" if sys.stderr.isatty() else text, err=True)
             return 130
         except FaDoctorError as error:
             click.echo(describe_failure(plan, transaction, str(error)), err=True)
             return error.exit_code
-        click.echo(describe_success(plan, outcome))
+        self._say(describe_success(plan, outcome))
         return 0
 
     def _resume(self, paths: Any) -> int:

@@ -38,7 +38,10 @@ def environment_folder(venv: str | None, python: str | None, environ: Mapping[st
     A system's own Python is never installed into: for it, too, an environment of fa-doctor's own is taken.
     """
     if venv:
-        return Path(os.path.realpath(os.path.expanduser(venv)))
+        folder = Path(os.path.realpath(os.path.expanduser(venv)))
+        if folder == folder.parent:
+            raise UsageProblem(f"{folder} cannot be an environment: name a folder below it")
+        return folder
     if python:
         chosen = inspect_python(python)
         if chosen.environment != "system":
@@ -51,11 +54,16 @@ def environment_folder(venv: str | None, python: str | None, environ: Mapping[st
 
 
 def existing(folder: Path) -> Destination | None:
-    """The environment in a folder; None when there is none yet. Raises UsageProblem when something else is there."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
+    """The environment in a folder; None when there is none yet. Raises UsageProblem when something else is there, or
+    what this user may not look into."""
     executable = folder / "bin" / "python"
-    if not executable.exists():
+    try:
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return None
+        there = executable.exists()
+    except OSError as error:
+        raise UsageProblem(f"{error.filename or folder} cannot be looked into: {error.strerror}") from error
+    if not there:
         raise UsageProblem(f"{folder} is there and is no Python environment: name another folder with --venv")
     python = inspect_python(str(executable))
     if python.environment == "system" or Path(os.path.realpath(python.prefix)) != folder:

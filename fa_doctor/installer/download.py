@@ -5,18 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import requests
 
 from fa_doctor.installer.errors import InstallFailed
-from fa_doctor.installer.index import redacted
-from fa_doctor.installer.package import RemoteFile
+from fa_doctor.installer.index import reason_of
+from fa_doctor.installer.package import RemoteFile, local_path, redacted
+from fa_doctor.installer.tree import link_or_copy
 
 __all__ = ["Downloader", "sha256_of"]
 
@@ -49,7 +48,10 @@ class Downloader:
 
     def fetch(self, file: RemoteFile) -> Path:
         """The complete and verified file. Raises InstallFailed when it cannot be had, or is not what the index says."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InstallFailed(f"the folder {self.folder} cannot be made: {error.strerror}") from error
         final = self.folder / os.path.basename(file.filename)
         if final.exists():
             if file.sha256 is None or sha256_of(final) == file.sha256:
@@ -57,8 +59,10 @@ class Downloader:
             final.unlink()
         part = final.with_name(f"{final.name}.part")
         try:
-            if urlsplit(file.url).scheme == "file":
-                shutil.copyfile(unquote(urlsplit(file.url).path), part)
+            here = local_path(file.url)
+            if here is not None:
+                part.unlink(missing_ok=True)
+                link_or_copy(here.resolve(), part)
             else:
                 self._fetch_remote(file, part)
             self._verify(file, part)
@@ -85,7 +89,7 @@ class Downloader:
             except _Retry as error:
                 reason = str(error)
             except requests.RequestException as error:
-                reason = type(error).__name__
+                reason = reason_of(error)
             gained = part.stat().st_size - before if part.exists() else 0
             fruitless = 0 if gained > 0 else fruitless + 1
             if fruitless < ATTEMPTS_WITHOUT_PROGRESS:
@@ -140,5 +144,5 @@ def _total(response: requests.Response, done: int) -> int | None:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb+") as file:
+    with path.open("rb") as file:  # the file may be a link to one that this user cannot write
         os.fsync(file.fileno())

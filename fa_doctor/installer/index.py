@@ -19,10 +19,10 @@ from urllib3.util import Retry
 
 from fa_doctor import __version__
 from fa_doctor.installer.errors import InstallFailed
-from fa_doctor.installer.package import RemoteFile
+from fa_doctor.installer.package import RemoteFile, local_path, redacted
 from fa_doctor.installer.remote_zip import metadata_of_wheel
 
-__all__ = ["IndexClient", "IndexUnreachable", "local_path", "new_session", "redacted"]
+__all__ = ["IndexClient", "IndexUnreachable", "new_session", "reason_of"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 TIMEOUT_S = (10.0, 30.0)  # to connect, and between two bytes
@@ -31,14 +31,6 @@ PAGE_LIMIT = 64 << 20  # bytes of an index page; the largest real ones are below
 
 class IndexUnreachable(InstallFailed):
     """An index gave no usable answer."""
-
-
-def redacted(url: str) -> str:
-    """The address without a user name and password, for messages and journals."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def new_session(retries: int = 4) -> requests.Session:
@@ -125,7 +117,7 @@ class IndexClient:
         try:
             response = self.session.get(url, headers=headers, timeout=TIMEOUT_S)
         except requests.RequestException as error:
-            raise IndexUnreachable(f"{redacted(url)} could not be reached: {_reason(error)}") from error
+            raise IndexUnreachable(f"{redacted(url)} could not be reached: {reason_of(error)}") from error
         if response.status_code in (403, 404):
             return None
         if not response.ok:
@@ -133,7 +125,7 @@ class IndexClient:
         return response
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The innermost cause in a chain of wrapped exceptions: "Connection refused" rather than a pool's repr."""
     seen: Any = error
     while True:
@@ -141,12 +133,6 @@ def _reason(error: Exception) -> str:
         if not isinstance(inner, BaseException):
             return redacted(str(seen)) or type(seen).__name__
         seen = inner
-
-
-def local_path(url: str) -> Path | None:
-    """The path of a file URL; None for any other address."""
-    parts = urlsplit(url)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def _read_local_page(folder: Path, url: str) -> list[RemoteFile]:

@@ -17,8 +17,7 @@ from packaging.utils import canonicalize_name
 from fa_doctor.environment_file import Variable
 from fa_doctor.errors import UsageProblem
 from fa_doctor.installer.flash_attn_package import build_wheel
-from fa_doctor.installer.index import redacted
-from fa_doctor.installer.package import Package, RemoteFile
+from fa_doctor.installer.package import Package, RemoteFile, redacted
 from fa_doctor.installer.plan import Plan
 
 if sys.version_info >= (3, 11):

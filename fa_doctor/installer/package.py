@@ -1,10 +1,12 @@
-"""One file that an index offers, and one package of a plan."""
+"""One file that an index offers, its address, and one package of a plan."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-__all__ = ["Package", "RemoteFile"]
+__all__ = ["Package", "RemoteFile", "local_path", "redacted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +31,17 @@ class Package:
     file: RemoteFile | None
     index: str | None
     requires: tuple[str, ...] = ()
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a file URL; None for any other address."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
+def redacted(url: str) -> str:
+    """The address without a user name and password, for messages and journals."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

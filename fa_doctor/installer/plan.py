@@ -9,9 +9,11 @@ from pathlib import Path
 from fa_doctor.environment_file import Variable
 from fa_doctor.installer.flash_attn_package import KernelWheel
 from fa_doctor.installer.installed import Installed
-from fa_doctor.installer.package import Package
+from fa_doctor.installer.package import Package, RemoteFile, local_path, redacted
 
-__all__ = ["Paths", "Plan", "Step", "steps_of"]
+__all__ = ["NOTHING", "Paths", "Plan", "Step", "fetch_lines", "steps_of"]
+
+NOTHING = "nothing to undo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +106,40 @@ class Plan:
         return (*self.packages, *((self.upstream,) if self.upstream else ()))
 
     @property
+    def missing(self) -> tuple[RemoteFile, ...]:
+        """The files that are not here yet: neither in a folder nor left by an earlier try."""
+        files = [package.file for package in self.downloads if package.file]
+        return tuple(
+            file for file in files if local_path(file.url) is None and not (self.paths.wheels / file.filename).exists()
+        )
+
+    @property
     def download_bytes(self) -> int | None:
         """The bytes to fetch; None where an index does not state them all."""
-        sizes = [package.file.size for package in self.downloads if package.file]
+        sizes = [file.size for file in self.missing]
         return None if any(size is None for size in sizes) else sum(size for size in sizes if size is not None)
 
 
 def steps_of(plan: Plan) -> tuple[Step, ...]:
     """The steps in their order. Nothing at the environment's own path changes before the last but one."""
     paths = plan.paths
-    beside = "the copy beside it is deleted; the environment itself is not touched"
+    beside = "the copy is deleted, the environment stays as it is" if plan.exists else "what was built is deleted"
     steps: list[Step] = []
     if plan.downloads:
-        files = tuple(_file_line(package) for package in plan.downloads)
         kept = "they are kept for the next try; --rollback deletes them"
-        steps.append(Step("download", f"download {len(files)} files", files, kept))
+        steps.append(Step("download", _fetch_title(plan), tuple(fetch_lines(plan)), kept))
     if plan.exists:
         steps.append(Step("copy", f"copy {plan.environment} beside itself", (str(paths.stage),), beside))
     else:
         made = f"an environment of Python {plan.python_version} ({plan.base_python})"
-        steps.append(Step("make", "make an environment", (made, str(paths.stage)), "it is deleted"))
+        steps.append(Step("make", "make an environment", (made, str(paths.stage)), beside))
     if plan.remove:
         gone = tuple(f"{entry.name} {entry.version}: {why}" for entry, why in plan.remove)
         steps.append(Step("remove", "remove what clashes, in the copy", gone, beside))
-    pins = tuple(f"{package.name}=={package.version}" for package in plan.packages)
-    if pins:
-        steps.append(Step("install", f"install {len(pins)} wheels, exact versions and hashes, no index", pins, beside))
+    if plan.packages:
+        pins = ", ".join(f"{package.name} {package.version}" for package in plan.packages)
+        title = f"install {len(plan.packages)} wheels, exact versions and hashes, no index"
+        steps.append(Step("install", title, (pins,), beside))
     if plan.kernels:
         text = f"{plan.kernels.filename} (sha256 {plan.kernels.sha256[:12]}...)"
         steps.append(Step("kernels", "build and install the attention kernels as flash_attn", (text,), beside))
@@ -141,7 +151,7 @@ def steps_of(plan: Plan) -> tuple[Step, ...]:
     if plan.variables:
         lines = tuple(f"{name}={variable.value}  ({variable.reason})" for name, variable in plan.variables.items())
         steps.append(Step("environment", "write the environment file that `fa-doctor env` reads", lines, beside))
-    steps.append(Step("verify", "verify: import everything, compare versions, run attention", (), "nothing changes"))
+    steps.append(Step("verify", "verify: compare versions, import torch and Triton, run attention", (), NOTHING))
     if plan.exists:
         undo = "the environment as it was is kept; `fa-doctor install --rollback` puts it back"
     else:
@@ -150,7 +160,32 @@ def steps_of(plan: Plan) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _file_line(package: Package) -> str:
-    assert package.file is not None
-    size = f"{package.file.size / 1e6:.1f} MB" if package.file.size else "size not stated"
-    return f"{package.file.filename} ({size}) from {package.index}"
+def _fetch_title(plan: Plan) -> str:
+    """Files in folders are taken from there; only the others are downloads."""
+    local = sum(1 for package in plan.downloads if package.file and local_path(package.file.url))
+    remote = len(plan.downloads) - local
+    words = [f"download {_files(remote)}"] if remote else []
+    words += [f"take {_files(local)} from folders"] if local else []
+    return ", ".join(words)
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "size not stated"
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.0f} kB"
+
+
+def fetch_lines(plan: Plan) -> list[str]:
+    """Where the files come from, and below each place their names and sizes."""
+    places: dict[str, list[str]] = {}
+    for package in plan.downloads:
+        file = package.file
+        assert file is not None
+        folder = local_path(file.url)
+        place = str(folder.parent) if folder else package.index or redacted(file.url.rpartition("/")[0])
+        places.setdefault(place, []).append(f"  {file.filename} ({_size(file.size)})")
+    return [line for place, lines in places.items() for line in (f"from {place}", *lines)]

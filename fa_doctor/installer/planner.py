@@ -18,10 +18,10 @@ from fa_doctor.installer.destination import Destination
 from fa_doctor.installer.download import sha256_of
 from fa_doctor.installer.errors import NothingFits, Refused
 from fa_doctor.installer.flash_attn_package import DISTRIBUTION, build_wheel
-from fa_doctor.installer.index import IndexClient, IndexUnreachable, local_path
+from fa_doctor.installer.index import IndexClient, IndexUnreachable
 from fa_doctor.installer.installed import Installed, missing_files, orphans_of_cuda_torch, triton_owners
 from fa_doctor.installer.lockfile import Locked
-from fa_doctor.installer.package import Package
+from fa_doctor.installer.package import Package, local_path
 from fa_doctor.installer.plan import Plan
 from fa_doctor.installer.resolve import STACK_PACKAGES, Resolution, resolve
 from fa_doctor.installer.sources import Sources
@@ -53,6 +53,8 @@ def plan_from_choice(
     """
     stack = choice.stack
     attention = attention or choice.attention
+    if attention == "upstream" and stack.cpu:
+        raise UsageProblem("--attention upstream builds flash-attn for a GPU, and the stack cpu serves none")
     _refuse_foreign_flash_attn(destination, attention, replace)
     keep_all = stack.name == as_installed.NAME
     remove = () if keep_all else _clashes(stack, destination)

@@ -10,8 +10,9 @@ from pathlib import Path
 import requests
 
 from fa_doctor.installer.errors import NotReady
-from fa_doctor.installer.index import redacted
+from fa_doctor.installer.index import reason_of
 from fa_doctor.installer.memory import available_bytes
+from fa_doctor.installer.package import local_path, redacted
 from fa_doctor.installer.plan import Plan
 
 __all__ = ["bytes_needed", "check_preconditions"]
@@ -26,7 +27,7 @@ TIMEOUT_S = (10.0, 30.0)
 
 def check_preconditions(plan: Plan, session: requests.Session, *, offline: bool) -> None:
     """Raises NotReady with everything that is wrong, one a line."""
-    problems = [*_rights(plan.environment), *_room(plan), *_memory(plan)]
+    problems = [*_rights(plan.environment), *_folders(plan), *_room(plan), *_memory(plan)]
     if not offline:
         problems += _network(plan, session)
     if problems:
@@ -34,9 +35,10 @@ def check_preconditions(plan: Plan, session: requests.Session, *, offline: bool)
 
 
 def bytes_needed(plan: Plan) -> int:
-    """The room that downloads and the unpacked wheels take at most, in bytes."""
-    sizes = [(package.file.size or UNKNOWN_SIZE) for package in plan.downloads if package.file]
-    return int(sum(sizes) * (1 + GROWTH)) + (64 << 20)
+    """The room that the files to fetch, the unpacked wheels and a copy of the environment take at most, in bytes."""
+    fetched = sum(file.size or UNKNOWN_SIZE for file in plan.missing)
+    unpacked = sum((package.file.size or UNKNOWN_SIZE) for package in plan.downloads if package.file) * GROWTH
+    return int(fetched + unpacked) + (64 << 20)
 
 
 def _rights(environment: Path) -> list[str]:
@@ -55,6 +57,13 @@ def _rights(environment: Path) -> list[str]:
         elif not os.access(environment, os.R_OK | os.W_OK | os.X_OK):
             problems.append(f"{environment} cannot be read and written by this user")
     return problems
+
+
+def _folders(plan: Plan) -> list[str]:
+    """A lock file may name files in a folder that is not on this machine."""
+    named = [path for package in plan.downloads if package.file and (path := local_path(package.file.url))]
+    gone = [path for path in named if not path.is_file() and not (plan.paths.wheels / path.name).exists()]
+    return [f"{path} is not there: name the folder that has {path.name} with --wheels" for path in gone]
 
 
 def _room(plan: Plan) -> list[str]:
@@ -76,12 +85,7 @@ def _memory(plan: Plan) -> list[str]:
 def _network(plan: Plan, session: requests.Session) -> list[str]:
     """Asks for the largest file of each server, without fetching it."""
     largest: dict[str, tuple[int, str]] = {}
-    for package in plan.downloads:
-        file = package.file
-        if file is None or not file.url.startswith("http"):
-            continue
-        if (plan.paths.wheels / file.filename).exists():
-            continue
+    for file in plan.missing:
         server = "/".join(file.url.split("/", 3)[:3])
         largest[server] = max(largest.get(server, (0, file.url)), (file.size or 0, file.url))
     return [problem for problem in (_unreachable(url, session) for _, url in largest.values()) if problem]
@@ -92,4 +96,4 @@ def _unreachable(url: str, session: requests.Session) -> str | None:
         with session.get(url, headers={"Range": "bytes=0-0"}, timeout=TIMEOUT_S, stream=True) as response:
             return None if response.ok else f"{redacted(url)} answers {response.status_code} {response.reason}"
     except requests.RequestException as error:
-        return f"{redacted(url)} cannot be reached: {type(error).__name__}"
+        return f"{redacted(url)} cannot be reached: {reason_of(error)}"

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fa_doctor.installer.destination import Destination
 from fa_doctor.installer.installed import Installed, missing_files, triton_owners
 from fa_doctor.installer.plan import Plan
 
-__all__ = ["NAME", "InstallRecord", "differences", "read", "record_of", "write"]
+__all__ = ["NAME", "InstallRecord", "differences", "is_made_by", "read", "record_of", "write"]
 
 NAME = "fa-doctor-install.json"
 SCHEMA = "fa-doctor/install/1"
@@ -68,6 +69,15 @@ def read(environment: Path) -> InstallRecord | None:
         return InstallRecord(**{**content, "targets": tuple(content["targets"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def is_made_by(plan: Plan, destination: Destination) -> bool:
+    """Whether an environment came from this very plan, and everything in it is as the plan wants it."""
+    found = read(destination.environment)
+    if found is None or plan.packages or plan.remove or plan.upstream:
+        return False
+    wanted = record_of(plan, found.transaction, found.tool)
+    return wanted == found and not differences(found, destination.installed)
 
 
 def differences(record: InstallRecord, installed: Mapping[str, Installed]) -> list[str]:

@@ -18,9 +18,9 @@ from packaging.version import InvalidVersion, Version
 from resolvelib import AbstractProvider, BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
 
 from fa_doctor.installer.errors import NothingFits
-from fa_doctor.installer.index import IndexClient, redacted
+from fa_doctor.installer.index import IndexClient
 from fa_doctor.installer.installed import Installed
-from fa_doctor.installer.package import Package, RemoteFile
+from fa_doctor.installer.package import Package, RemoteFile, redacted
 from fa_doctor.installer.sources import Sources
 from fa_doctor.installer.target import TargetPython
 from fa_doctor.knowledge.triton import DISTRIBUTIONS

@@ -86,9 +86,7 @@ def _pip_configuration(listing: str) -> dict[str, str]:
 def _built_in(pip: Pip | None, environ: Mapping[str, str]) -> str | None:
     """The address that pip or uv itself uses when nothing is configured, as its help states it."""
     command = pip.words() if pip else [find_uv(environ) or "uv", "pip"]
-    match = re.search(
-        r"default:?\s+<?(https?://[^\s>)]+/simple)", _run([*command, "install", "--help"], environ) or ""
-    )
+    match = re.search(r"default:?\s+<?(https?://[^\s>)]+/simple)", _run([*command, "install", "--help"], environ) or "")
     return match[1] if match else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -99,19 +100,24 @@ class TargetPython:
 
 def inspect_python(executable: str) -> TargetPython:
     """Asks an interpreter what it is. Raises Refused when it does not start or gives no answer in 30 seconds."""
+    if os.path.isdir(executable):
+        raise Refused(f"{executable} is a folder: name the interpreter in it, such as {executable}/bin/python")
     try:
+        # By standard input: a program that is no Python would quote an argument of many lines in its complaint.
         done = subprocess.run(
-            [executable, "-I", "-c", DESCRIBE], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+            [executable, "-I", "-"], input=DESCRIBE, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refused(f"the Python {executable} does not start: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"the Python {executable} gave no answer for {DEADLINE_S:.0f} s") from error
+    except (OSError, ValueError) as error:
+        raise Refused(f"the Python {executable} does not start: {getattr(error, 'strerror', None) or error}") from error
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise Refused(f"the Python {executable} does not start: {reason}")
     try:
         said = json.loads(done.stdout)
     except ValueError as error:
-        raise Refused(f"{executable} is not a Python interpreter: it answered {done.stdout[:80]!r}") from error
+        raise Refused(f"{executable} is no Python interpreter") from error
     if said["conda"]:
         environment = "conda"
     else:

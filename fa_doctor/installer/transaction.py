@@ -45,6 +45,7 @@ class Outcome:
     done: tuple[str, ...]
     previous: Path | None
     verified: tuple[str, ...]
+    compiled: tuple[Compiled, ...] = ()
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Transaction:
                 raise
         placing.settle(paths, self.identity, journal)
         previous = paths.previous if paths.previous.exists() else None
-        return Outcome(tuple(self.done), previous, self._verdict.passed)
+        return Outcome(tuple(self.done), previous, self._verdict.passed, self.compiled)
 
     def _facts(self) -> dict[str, object]:
         return {"tool": __version__, "exists": self.plan.exists, "base_python": self.plan.base_python}
