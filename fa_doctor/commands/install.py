@@ -145,8 +145,8 @@ class _Install:
         destination = existing(paths.environment)
         lock_exists = bool(self.options["lock"]) and Path(self.options["lock"]).exists()
         choice = None if lock_exists else self._choose(destination)
-        wanted = choice and destination and not self.options["lock"] and not self.options["download"]
-        if wanted and self._is_done(choice, destination, records):
+        files = self.options["lock"] or self.options["download"]
+        if choice and destination and not files and self._is_done(choice, destination, records):
             return self._nothing_to_do(paths, choice.stack.name)
         plan, python = self._plan(paths.environment, destination, choice)
         tool = self._tool(python)

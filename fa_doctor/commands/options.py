@@ -34,7 +34,7 @@ class _Seconds(click.FloatRange):
 _MOST_SECONDS = 1e6  # eleven days
 
 
-def seconds(at_least: float) -> click.ParamType:
+def seconds(at_least: float) -> click.FloatRange:
     """The type of an option that takes seconds: a finite number, `at_least` or more."""
     return _Seconds(min=at_least)
 
