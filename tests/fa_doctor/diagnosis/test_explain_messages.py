@@ -1,0 +1,38 @@
+"""Messages as the software prints them, each alone on a machine with an AMD GPU, and the cause that they prove."""
+
+from __future__ import annotations
+
+import pytest
+
+from fa_doctor.diagnosis.explain import explain_text
+
+MESSAGES = {
+    "ImportError: libhipfile.so.0: cannot open shared object file: No such file or directory": "rocm-library-missing",
+    "ImportError: librocm_sysdeps_liblzma.so.5: cannot open shared object file: No such file or directory": (
+        "rocm-library-missing"
+    ),
+    "crw------- 1 root root 234, 0 May 21 05:13 /dev/kfd": "device-permission",
+    "/usr/bin/ld: libtorch_cpu.so: undefined reference to `hypot@GLIBC_2.35'": "glibc-or-libstdcxx-too-old",
+    "clang: error: unable to find library -lstdc++": "host-compiler-missing",
+    "Error! Could not locate dkms.conf file.\nFile: /var/lib/dkms/amdgpu/6.7.0/source/dkms.conf does not exist.": (
+        "driver-missing"
+    ),
+    "kernel BUG at /var/lib/dkms/amdgpu/6.8.5/build/amd/amdkcl/kcl_common.h:24!": "driver-version-mismatch",
+    "amdgpu 0000:03:00.0: ring sdma0 timeout, but soft recovered": "gpu-hang-or-reset",
+    "[drm:amdgpu_job_submit [amdgpu]] *ERROR* Trying to push to a killed entity": "gpu-hang-or-reset",
+    "[aiter] failed jit build [module_aiter_core]": "aiter-missing-or-broken",
+    "NotImplementedError: No operator found for `memory_efficient_attention_forward` with inputs:": (
+        "unsupported-feature"
+    ),
+    "MIOpen Error: /src/miopen/src/sqlite_db.cpp:227: Internal error while accessing SQLite database: disk I/O error": (
+        "triton-cache-unwritable"
+    ),
+    "(RayWorkerWrapper pid=1234) RuntimeError: HIP error: invalid device ordinal": "visible-devices-misuse",
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_of_the_software_proves_its_cause(message: str) -> None:
+    found = explain_text(f"AMD Instinct MI300X\n{message}\n")
+    assert found.confident, [(each.cause, round(each.confidence, 2)) for each in found.candidates]
+    assert found.confident.cause == MESSAGES[message]
