@@ -7,7 +7,6 @@ only that process with it.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import selectors
@@ -18,12 +17,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import IO, Any
 
 from fa_doctor.errors import Undecided, UsageProblem
+from fa_doctor.package_files import on_disk, package_files
 
-__all__ = ["KernelProcess", "ProcessDied", "kernels_folder", "target_python"]
+__all__ = ["KernelProcess", "ProcessDied", "target_python"]
 
 
 class ProcessDied(Exception):
@@ -44,27 +43,20 @@ def target_python(choice: str | None) -> str:
     return shutil.which("python3") or sys.executable
 
 
-def kernels_folder() -> Path:
-    """Where the bundled kernels are installed, found without importing them."""
-    spec = importlib.util.find_spec("fa_doctor")
-    found = importlib.util.find_spec("fa_doctor.kernels") if spec else None
-    if found is None or not found.submodule_search_locations:
-        raise Undecided("the bundled kernels are not installed beside fa-doctor; install fa-doctor again")
-    return Path(next(iter(found.submodule_search_locations)))
-
-
 class KernelProcess:
     """A child `python KERNELS command request`. Use as a context manager; it never outlives the with block."""
 
     def __init__(
         self, python: str, command: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None
     ) -> None:
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._files = contextlib.ExitStack()  # closed in __exit__
+        kernels = self._files.enter_context(on_disk(package_files("fa_doctor.kernels")))
+        self._errors: IO[bytes] = self._files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         self._read_to = 0
         self.python = python
         try:
             self._process = subprocess.Popen(
-                [python, str(kernels_folder()), command, json.dumps(request)],
+                [python, str(kernels), command, json.dumps(request)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -72,7 +64,7 @@ class KernelProcess:
                 start_new_session=True,
             )
         except OSError as error:
-            self._errors.close()
+            self._files.close()
             raise Undecided(f"{python} could not be started: {error.strerror or error}") from None
         self._buffer = b""
 
@@ -86,7 +78,7 @@ class KernelProcess:
             self._process.wait(timeout=5)
         if self._process.stdout:
             self._process.stdout.close()
-        self._errors.close()
+        self._files.close()
 
     def messages(self, timeout_s: float) -> Iterator[dict[str, Any]]:
         """What the process says, one message at a time; each must come within `timeout_s` of the one before.

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import io
 import sys
 import zipfile
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 from fa_doctor.installer.errors import InstallFailed
+from fa_doctor.package_files import package_files
 
 if sys.version_info >= (3, 11):
     from importlib.resources.abc import Traversable
@@ -60,10 +58,10 @@ class KernelWheel:
 
 
 def build_wheel() -> KernelWheel:
-    """The wheel of the kernels that this fa-doctor carries. Raises InstallFailed when fa-doctor lacks them."""
+    """The wheel of the kernels that this fa-doctor carries. Raises InstallFailed or Undecided when fa-doctor lacks them."""
     entries = {
-        **_python_files(resources.files("fa_doctor.installer") / "flash_attn", "flash_attn"),
-        **_python_files(_kernels_folder(), "flash_attn/kernels"),
+        **_python_files(package_files("fa_doctor.installer.flash_attn"), "flash_attn"),
+        **_python_files(package_files("fa_doctor.kernels"), "flash_attn/kernels"),
     }
     info = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}.dist-info"
     entries[f"{info}/METADATA"] = METADATA.encode()
@@ -82,15 +80,6 @@ def build_wheel() -> KernelWheel:
     content = buffer.getvalue()
     filename = f"{DISTRIBUTION.replace('-', '_')}-{VERSION}-{TAG}.whl"
     return KernelWheel(filename, VERSION, content, hashlib.sha256(content).hexdigest())
-
-
-def _kernels_folder() -> Traversable:
-    """Where the kernels lie, found without importing them: in a folder, or in the zip file that fa-doctor runs from."""
-    spec = importlib.util.find_spec("fa_doctor.kernels")
-    if spec is None or not spec.submodule_search_locations:
-        raise InstallFailed("this fa-doctor was installed without its kernels: install it again")
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    return folder if folder.is_dir() else resources.files("fa_doctor") / "kernels"
 
 
 def _python_files(folder: Traversable, prefix: str) -> dict[str, bytes]:

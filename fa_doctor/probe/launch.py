@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fa_doctor.facts.probes import Ending, Probe
 from fa_doctor.host import Host, Problem
+from fa_doctor.package_files import on_disk, package_files
 from fa_doctor.probe.result import read_steps, tail
-
-if TYPE_CHECKING:
-    from importlib.abc import Traversable
 
 __all__ = ["launch", "package_folders"]
 
@@ -26,30 +22,11 @@ __all__ = ["launch", "package_folders"]
 @contextlib.contextmanager
 def package_folders() -> Iterator[tuple[Path, Path]]:
     """The folders of the child's code and of the kernels, on disk also where fa-doctor itself is one zip file."""
-    with contextlib.ExitStack() as stack:
-        child = resources.files("fa_doctor").joinpath("probe").joinpath("child")
-        yield _on_disk(child, stack), _on_disk(resources.files("fa_doctor.kernels"), stack)
-
-
-def _on_disk(folder: Traversable, stack: contextlib.ExitStack) -> Path:
-    """A package's folder where another process can import it: itself, or a copy for as long as the stack is open.
-
-    (importlib.resources.as_file unpacks folders only from Python 3.12 on.)
-    """
-    if isinstance(folder, Path):
-        return folder
-    copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fa-doctor-"))) / folder.name
-
-    def unpack(source: Traversable, target: Path) -> None:
-        target.mkdir()
-        for entry in source.iterdir():
-            if entry.is_dir():
-                unpack(entry, target / entry.name)
-            else:
-                (target / entry.name).write_bytes(entry.read_bytes())
-
-    unpack(folder, copy)
-    return copy
+    with (
+        on_disk(package_files("fa_doctor.probe.child")) as child,
+        on_disk(package_files("fa_doctor.kernels")) as kernels,
+    ):
+        yield child, kernels
 
 
 def launch(

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "__version__",
     "errors",
+    "package_files",
     "evidence",
     "level",
     "user_folders",
