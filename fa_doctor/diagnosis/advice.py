@@ -89,6 +89,7 @@ def placeholders(facts: Mapping[str, FactValue]) -> dict[str, str]:
     rocm, wheel = version_of(facts.get("rocm")), version_of(facts.get("torch_rocm"))
     known["torch_index"] = index_for(None, wheel) if wheel else known["index"]
     known["system_index"] = index_for(None, rocm) if rocm else known["index"]
+    known["torch_release"] = version_of(facts.get("torch")) or "<torch-release>"
     known["rocm_release"] = rocm or wheel or "<rocm-release>"
     known["torch_rocm_full"] = wheel or "<torch's ROCm>"
     python = version_of(facts.get("python")) or platform.python_version()

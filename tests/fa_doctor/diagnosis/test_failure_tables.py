@@ -37,7 +37,8 @@ HARMFUL = {
 # Words that hold every condition on the evidence.
 EVERYTHING = (
     "vllm backend flash_attn_interface head_dim fp8e4nv triton.ops kernel arguments ray /dev/shm flash attention"
-    " site-packages/other"
+    " site-packages/other site-packages/torch memory_efficient_attention flashinfer crw------- avc dkms.conf compose"
+    " black -lstdc++"
 )
 
 
