@@ -252,6 +252,7 @@ class _Install:
                 if python is None:
                     raise UsageProblem(f"{locked.path} is for Python {locked.python}: name one with --python")
                 destination = Destination(folder, False, python, {})
+            self._connect(destination.python)
             plan = plan_from_lock(locked, destination, replace=options["replace"])
             return self._with_wheels(plan), destination.python
         if destination is None:
@@ -261,6 +262,7 @@ class _Install:
         sources = Sources(None)
         if not options["offline"]:
             python = destination.python
+            self._connect(python)
             sources = configured_sources((python.executable, *python.with_pip), self.environ, options["index_url"])
         client = IndexClient(offline=options["offline"])
         folders = (str(Path(options["wheels"]).resolve()),) if options["wheels"] else ()
@@ -286,6 +288,13 @@ class _Install:
         if not self.options["wheels"]:
             return plan
         return from_folder(plan, Path(self.options["wheels"]).resolve(), only=self.options["offline"])
+
+    def _connect(self, python: Any) -> None:
+        from fa_doctor.installer.connection import connection_variables
+
+        found = connection_variables((python.executable, *python.with_pip), self.environ)
+        self.environ.update(found)
+        os.environ.update(found)  # requests reads those of its own process
 
     def _tool(self, python: Any) -> Any:
         from fa_doctor.installer.package_tool import find_tool
@@ -376,6 +385,7 @@ class _Install:
             destination = existing(paths.environment) or Destination(
                 paths.environment, False, inspect_python(cut.base_python), {}
             )
+            self._connect(destination.python)
             plan = plan_from_lock(stored, destination, replace=True)
             click.echo(f"Resumes the install that was cut off at the step {cut.step!r}.")
             return self._carry_out(plan, self._tool(destination.python))

@@ -15,6 +15,7 @@ from fa_doctor.fixing.look import Look
 from fa_doctor.fixing.packages import apply_packages
 from fa_doctor.fixing.places import ChangePaths, paths_of
 from fa_doctor.fixing.variables import apply_variable, folder_plan, make_folders, variable_plan
+from fa_doctor.installer.connection import connection_variables
 from fa_doctor.installer.package_tool import find_tool
 from fa_doctor.installer.sources import Sources, configured_sources, mirrored
 from fa_doctor.installer.target import inspect_python
@@ -65,14 +66,12 @@ def carry_out(
     elif isinstance(action, ReplacePackages):
         environment = paths_of(look.machine.python).environment
         python = inspect_python(str(environment / "bin" / "python"))
-        tool = find_tool(options.environ, python.with_pip, options.installer)
+        pythons = (python.executable, *python.with_pip)
+        environ = {**options.environ, **connection_variables(pythons, options.environ)}
+        tool = find_tool(environ, python.with_pip, options.installer)
         sources = Sources(None)
         if action.install:  # from the fix's own index alone, else from what pip is configured with
-            sources = (
-                Sources(options.mirror(action.index))
-                if action.index
-                else configured_sources((python.executable, *python.with_pip), options.environ)
-            )
+            sources = Sources(options.mirror(action.index)) if action.index else configured_sources(pythons, environ)
         identity = uuid.uuid4().hex
         details = {"packages": {"environment": str(environment), "identity": identity}}
         entry = history.begin(number, finding.id, fix.title, "packages", details)

@@ -125,13 +125,20 @@ class IndexClient:
         return response
 
 
+_UNKNOWN_AUTHORITY = (
+    ". Where a proxy signs with an authority of its own, name the file that holds it: `pip config set global.cert FILE`,"
+    " or REQUESTS_CA_BUNDLE=FILE"
+)
+
+
 def reason_of(error: Exception) -> str:
     """The innermost cause in a chain of wrapped exceptions: "Connection refused" rather than a pool's repr."""
     seen: Any = error
     while True:
         inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None)
         if not isinstance(inner, BaseException):
-            return redacted(str(seen)) or type(seen).__name__
+            said = redacted(str(seen)) or type(seen).__name__
+            return f"{said}{_UNKNOWN_AUTHORITY}" if "CERTIFICATE_VERIFY_FAILED" in said else said
         seen = inner
 
 

@@ -15,7 +15,7 @@ from fa_doctor.installer.package_tool import find_uv
 from fa_doctor.installer.pip import Pip, find_pip
 from fa_doctor.knowledge.stacks import Stack, stacks
 
-__all__ = ["Sources", "configured_sources", "index_of_stack", "mirrored"]
+__all__ = ["Sources", "configured_sources", "index_of_stack", "mirrored", "pip_configuration"]
 
 DEADLINE_S = 30.0
 PYTORCH = "https://download.pytorch.org/whl"
@@ -51,7 +51,7 @@ def mirrored(index: str, pytorch_mirror: str | None, amd_mirror: str | None) -> 
 def configured_sources(pythons: Sequence[str], environ: Mapping[str, str], index_url: str | None = None) -> Sources:
     """What pip (that of one of `pythons`), else uv, would use: option, variables, files, built-in."""
     pip = find_pip(pythons, environ)
-    configured = _pip_configuration(_run([*pip.words(), "config", "list"], environ) or "") if pip else {}
+    configured = pip_configuration(pythons, environ)
     default = (
         index_url
         or environ.get("PIP_INDEX_URL")
@@ -67,8 +67,10 @@ def configured_sources(pythons: Sequence[str], environ: Mapping[str, str], index
     return Sources(default, tuple((extra or "").split()), tuple((links or "").split()))
 
 
-def _pip_configuration(listing: str) -> dict[str, str]:
-    """Reads `pip config list`: lines such as global.index-url='https://...'; `install.` wins over `global.`."""
+def pip_configuration(pythons: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What the pip of one of `pythons` finds in its configuration files; what stands for `install` wins over `global`."""
+    pip = find_pip(pythons, environ)
+    listing = _run([*pip.words(), "config", "list"], environ) or "" if pip else ""
     found: dict[str, str] = {}
     for section in ("global", "install"):
         for line in listing.splitlines():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -24,7 +25,7 @@ class IndexServer:
     Every second project's pages are JSON with metadata, the others HTML without, so that both ways are always used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.metadata: dict[str, str] = {}
         self.indexes: dict[str, dict[str, list[str]]] = {}
@@ -52,7 +53,9 @@ class IndexServer:
                 pass  # a client that was killed closes its connections
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
