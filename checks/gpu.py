@@ -22,9 +22,11 @@ from fa_doctor.diagnosis.model import (
 from fa_doctor.diagnosis.remedies import container_devices
 from fa_doctor.facts.gpus import Gpu, OtherGpu
 from fa_doctor.facts.machine import Machine
-from fa_doctor.knowledge.gpus import architecture
+from fa_doctor.knowledge.gpus import Architecture, architecture
+from fa_doctor.knowledge.stacks import stacks
 
 _GIB = 1 << 30
+_CPU_INSTEAD = "torch on the CPU works; for the GPU another card is needed."
 
 
 @check(
@@ -180,7 +182,7 @@ def _unusable(machine: Machine, other: OtherGpu) -> Verdict:
             *other.evidence,
             cause="gpu-arch-unsupported",
             detail="No release of ROCm that torch is built for has code for this chip, and no setting changes that. "
-            "torch on the CPU works; for the GPU another card is needed.",
+            + _CPU_INSTEAD,
         )
     log = log_evidence(machine, ("start", "hang"))
     if other.driver == "amdgpu":
@@ -263,8 +265,8 @@ def supported(machine: Machine) -> Verdicts:
 
     Why it matters: AMD drops old chips from ROCm. They still show up, and kernels for them no longer exist, or come out
     so slow that attention gains nothing.
-    How to fix: none in software for chips that are out; those that were never in AMD's tables but run (RX 6600, RX 7600
-    and the like) are no failure here: whether the installed torch has code for them is TOR102's matter.
+    How to fix: none in software for chips that are out; those that were never in AMD's tables but have code in a torch
+    wheel (RX 6600, RX 7600 and the like) are no failure here: whether the installed torch has it is TOR102's matter.
     Sources: knowledge/gpus.toml, with the tables of each ROCm release.
     """
     verdicts: list[Verdict] = []
@@ -282,7 +284,7 @@ def supported(machine: Machine) -> Verdicts:
                     f"{gfx} ({names}) is too old for any current ROCm",
                     *evidence,
                     cause="gpu-arch-unsupported",
-                    detail=f"{_sentence(known.rocm_note)} {_sentence(known.flash_attn_triton_note)}".strip(),
+                    detail=f"{_sentence(known.rocm_note)} {_sentence(known.flash_attn_triton_note)} {_CPU_INSTEAD}".strip(),
                 )
             )
         elif known.rocm_status == "deprecated":
@@ -294,11 +296,30 @@ def supported(machine: Machine) -> Verdicts:
                     detail=f"{_sentence(known.rocm_note)} {_sentence(known.flash_attn_triton_note)}".strip(),
                 )
             )
+        elif known.rocm_status in ("never", "unlisted"):
+            verdicts.append(_never_listed(known, names, evidence))
         else:
             verdicts.append(
                 passed(f"{gfx} ({names}), {known.family}: {_status(known.rocm_status, known.rocm_since)}", *evidence)
             )
     return verdicts or skipped("no device in use is known")
+
+
+def _never_listed(known: Architecture, names: str, evidence: list[Evidence]) -> Verdict:
+    """A chip that AMD never supported: what counts is whether a torch wheel has code for it, or for a sibling."""
+    built = {gfx for stack in stacks().values() for gfx in stack.archs}
+    title = f"{known.gfx} ({names}), {known.family}: in none of AMD's tables"
+    if known.gfx in built:
+        return passed(f"{title}, but torch wheels have code for it", *evidence)
+    if known.override and known.override.runs_as in built:
+        return passed(
+            f"{title}; torch wheels have code for {known.override.runs_as}, which it can run",
+            *evidence,
+            detail=f"HSA_OVERRIDE_GFX_VERSION={known.override.value}: {known.override.caveat}.",
+        )
+    return warned(
+        f"{title}, and no torch wheel has code for it", *evidence, cause="gpu-arch-unsupported", detail=_CPU_INSTEAD
+    )
 
 
 def _sentence(text: str | None) -> str:
@@ -309,8 +330,6 @@ def _status(status: str, since: str | None) -> str:
     if status == "supported":
         return f"supported by ROCm {since} and later" if since and since[0].isdigit() else "supported by ROCm"
     return {
-        "never": "in none of AMD's tables, but it runs",
-        "unlisted": "in none of AMD's tables, but it runs",
         "therock": "built by TheRock",
         "preview": "a preview",
     }.get(status, status)

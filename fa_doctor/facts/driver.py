@@ -76,7 +76,7 @@ def gather(host: Host, gpus: Gpus, system: System, *, deep: bool = False) -> Dri
     since an open could wait there too.
     """
     evidence: list[Evidence] = []
-    loaded = _is_loaded(host, gpus, evidence)
+    loaded = _is_loaded(host, gpus, system.wsl, evidence)
     origin, version = _origin(host, gpus, system, loaded, evidence)
     concerned = loaded is not False or gpus.cards != 0
     stuck = stuck_processes(host) if concerned else ()
@@ -110,12 +110,14 @@ def gather(host: Host, gpus: Gpus, system: System, *, deep: bool = False) -> Dri
     )
 
 
-def _is_loaded(host: Host, gpus: Gpus, evidence: list[Evidence]) -> bool | None:
+def _is_loaded(host: Host, gpus: Gpus, wsl: bool | None, evidence: list[Evidence]) -> bool | None:
     stat = host.stat(MODULE)
     if stat.exists is not None:
         state = host.read_line(f"{MODULE}/initstate")
         evidence.append(Evidence(MODULE, "there" + (f", {state}" if state else "") if stat.exists else "not there"))
         return stat.exists
+    if wsl:
+        return None  # the Windows driver is in its place
     if any(gpu.kernel_driver == "amdgpu" or gpu.kfd_node is not None for gpu in gpus.known):
         evidence.append(Evidence("GPU devices", "the devices that the driver makes are there"))
         return True

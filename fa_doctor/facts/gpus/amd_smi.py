@@ -148,7 +148,7 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         gfx=normalize_gfx(gfx) if gfx else None,
         name=first("asic.market_name", "board.product_name"),
         vendor_id=hexadecimal(first("asic.vendor_id")),
-        device_id=hexadecimal(first("asic.device_id")),
+        device_id=hexadecimal(first("asic.device_id")) or _id_in_uuid(first("uuid")),
         revision=hexadecimal(first("asic.rev_id")),
         pci=address,
         location=location_of_address(address) if address else None,
@@ -161,6 +161,15 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         kfd_id=decimal("kfd_id"),
         vbios=first("vbios.part_number"),
     )
+
+
+def _id_in_uuid(uuid: str | None) -> int | None:
+    """The PCI device id, which amd-smi makes a part of a device's UUID: "b5ff74a1-0000-1000-80..." is a 0x74a1.
+
+    Source: amdsmi_uuid_gen in ROCm's amdsmi.
+    """
+    match = re.match(r"[0-9a-f]{4}([0-9a-f]{4})-0000-1000-8", uuid or "", re.IGNORECASE)
+    return int(match[1], 16) if match else None
 
 
 def _units_of_last_cache(record: Mapping[str, str]) -> int | None:
@@ -190,7 +199,7 @@ def _from_table(text: str, source: str) -> AmdSmi:
                 Reading(
                     source=f"{source}, GPU {detail[1]}",
                     index=int(detail[2]) if detail[2].isdecimal() and len(detail[2]) < 5 else len(gpus),
-                    name=lookup_text(pending[1]),
+                    name=lookup_text(pending[1].lstrip(".")),  # a long name is cut at its front
                     pci=normal_address(pending[0]),
                     location=location_of_address(pending[0]),
                     vram_bytes=int(memory[1]) << 20 if memory else None,

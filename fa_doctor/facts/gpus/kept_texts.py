@@ -86,7 +86,9 @@ def parse_dmesg(text: str, source: str = "dmesg") -> Profile:
                 kernel_driver="amdgpu",
             )
         )
-    return Profile(gpus=tuple(gpus))
+    kernel = re.search(r"Linux version (\S{1,100})", text)
+    module = re.search(r"\bamdgpu version: ([0-9]\S{0,60})", text)  # printed by AMD's package only
+    return Profile(gpus=tuple(gpus), kernel=kernel[1] if kernel else None, driver_version=module[1] if module else None)
 
 
 def parse_nvidia_smi(text: str, source: str = "nvidia-smi") -> tuple[Reading, ...]:

@@ -30,6 +30,7 @@ __all__ = ["card_keys", "match", "merge_device"]
 CardKey = tuple[str | None, str | None]
 
 _UNITS_OF_A_DIE = 40  # compute units that a die (XCD) of CDNA3 has in silicon; CDNA4 has fewer
+_NAME_LENGTH = 56  # letters of a name that is put together of several
 _GENERIC_NAMES = ("AMD Radeon Graphics", "AMD Radeon(TM) Graphics", "Radeon Graphics")
 
 
@@ -166,7 +167,8 @@ _FIELDS = tuple(field.name for field in fields(Reading))
 
 def _name(readings: Sequence[Reading], device_id: int | None, revision: int | None) -> str | None:
     """The table's name where device id and revision make it sure; else the first that is not a placeholder."""
-    names = [reading.name for reading in readings if reading.name and reading.name not in _GENERIC_NAMES]
+    # Tools that know no name print a general one, or the device id.
+    names = [name for reading in readings if (name := reading.name) and name not in _GENERIC_NAMES and name[:2] != "0x"]
     known = product_name(device_id, revision) if device_id is not None else None
     if known and revision is not None:
         return known
@@ -185,7 +187,9 @@ def _either(names: Sequence[str]) -> str:
         1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(parts[:-1] for parts in words), strict=False))
     )
     rest = [" ".join(parts[shared:]) for parts in words[1:3]]
-    return " / ".join([names[0], *rest]) + (" / ..." if len(names) > 3 else "")
+    while rest and len(" / ".join([names[0], *rest])) > _NAME_LENGTH:
+        rest.pop()
+    return " / ".join([names[0], *rest]) + (" / ..." if len(rest) + 1 < len(names) else "")
 
 
 def _address(readings: Sequence[Reading], siblings: int) -> str | None:

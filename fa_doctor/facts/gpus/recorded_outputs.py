@@ -12,6 +12,13 @@ from fa_doctor.facts.gpus.profiles import Profile, parse_clinfo, parse_lstopo, p
 from fa_doctor.facts.gpus.reading import Reading
 from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
 from fa_doctor.facts.gpus.rocminfo import parse_agent_enumerator, parse_rocminfo
+from fa_doctor.facts.gpus.system_reports import (
+    parse_collect_env,
+    parse_hipconfig,
+    parse_modinfo,
+    parse_os_release_text,
+    parse_uname,
+)
 from fa_doctor.facts.gpus.tool_readings import ToolReadings, take_amd_smi, take_rocminfo
 from fa_doctor.host import Host, Problem
 
@@ -48,9 +55,9 @@ def read_recorded(host: Host, found: ToolReadings) -> None:
             found.lspci = _joined(found.lspci, parse_nvidia_smi(text, name))
         elif parser := next((parse for prefix, parse in _PROFILES.items() if name.startswith(prefix)), None):
             profile = parser(text, name)
-            if profile != Profile():
+            if replace(profile, complete=True) != Profile():
                 found.profiles.append(replace(profile, source=name))
-                found.bus_listing = found.bus_listing or (name if profile.others else None)
+                found.bus_listing = found.bus_listing or (name if profile.complete and profile.others else None)
 
 
 def _joined(known: tuple[Reading, ...], more: tuple[Reading, ...]) -> tuple[Reading, ...]:
@@ -70,4 +77,14 @@ _PROFILES: dict[str, Callable[[str, str], Profile]] = {
     "clinfo": lambda text, name: (parse_clinfo if text.lstrip().startswith("{") else parse_clinfo_text)(text, name),
     "dmesg": parse_dmesg,
     "system_info": parse_system_info,
+    "collect": parse_collect_env,
+    "uname": parse_uname,
+    "proc-version": parse_uname,
+    "os-release": parse_os_release_text,
+    "lsb": parse_os_release_text,
+    "hostnamectl": parse_os_release_text,
+    "hipconfig": parse_hipconfig,
+    "hipcc": parse_hipconfig,
+    "modinfo": parse_modinfo,
+    "dkms": parse_modinfo,
 }

@@ -110,10 +110,12 @@ def _from_table(text: str, source: str) -> tuple[Reading, ...]:
         re.compile(
             r"(?P<index>[0-9]{1,4})\s+(?P<node>[0-9]{1,5})\s+(?P<device>0x[0-9a-fA-F]{1,4}),\s+(?P<guid>[0-9]{1,10})"
         ),
+        # Before ROCm 6 the rows named no ids: number, temperature, power.
+        re.compile(r"(?P<index>[0-9]{1,4})\s+(?:[0-9.]+c|N/A)\s+(?:[0-9.]+W|N/A)\s"),
     ]
     lines = text.splitlines()
     for place, line in enumerate(lines):
-        match = rows[0].match(line) or rows[1].match(line)
+        match = next((hit for row in rows if (hit := row.match(line))), None)
         if not match:
             continue
         found = match.groupdict()
@@ -124,7 +126,7 @@ def _from_table(text: str, source: str) -> tuple[Reading, ...]:
                 source=f"{source}, Device {found['index']}",
                 index=int(found["index"]),
                 name=below if below and not below.startswith("=") and len(below) < 80 else None,
-                device_id=hexadecimal(found["device"]),
+                device_id=hexadecimal(found.get("device")),
                 revision=hexadecimal(found.get("revision")),
                 partition=modes[2] if modes and modes[2] in _COMPUTE_MODES else None,
                 memory_partition=lookup_text(modes[1]) if modes else None,

@@ -11,6 +11,8 @@ from fa_doctor.knowledge.gpus import normalize_gfx
 __all__ = ["Rocminfo", "parse_agent_enumerator", "parse_rocminfo", "without_ansi"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]{0,20}[A-Za-z]")
+_AGENT = re.compile(r"Agent [0-9]{1,5}")
+_NAME = re.compile(r"Name:\s+(?!amdgcn-)\S.*")  # where lines were picked with grep, each name is another agent's
 _TROUBLE = ("unable to open", "failed", "not loaded", "no wddm adapters", "error", "not permitted", "permission")
 
 
@@ -54,10 +56,12 @@ def parse_rocminfo(text: str, source: str = "rocminfo") -> Rocminfo:
     """Reads rocminfo's output, of any release since 2019; text that is none gives an empty result."""
     agents: list[_Agent] = []
     head: list[str] = []
-    for raw in without_ansi(text).splitlines():
-        line = raw.strip()
-        if re.fullmatch(r"Agent [0-9]{1,5}", line):
+    lines = [line.strip() for line in without_ansi(text).splitlines()]
+    begins = _AGENT if any(map(_AGENT.fullmatch, lines)) else _NAME
+    for line in lines:
+        if begins.fullmatch(line):
             agents.append(_Agent())
+            _read_line(agents[-1], line)
         elif agents:
             _read_line(agents[-1], line)
         elif line:
@@ -68,7 +72,7 @@ def parse_rocminfo(text: str, source: str = "rocminfo") -> Rocminfo:
     version = re.search(r"version (\S+)", module[1]) if module else None
     return Rocminfo(
         gpus=tuple(_reading(agent, number, source) for number, agent in enumerate(gpus)),
-        cpu_agents=sum(agent.values.get("Device Type") == "CPU" for agent in agents),
+        cpu_agents=sum(agent.values.get("Device Type", "CPU") == "CPU" and agent not in gpus for agent in agents),
         runtime_version=runtime,
         module_loaded=None if module is None else module[2] is None,
         module_version=version[1] if version else None,

@@ -147,3 +147,171 @@ def test_a_table_with_commas_inside_its_fields(tmp_path: Path) -> None:
     assert [(install.version, install.origin) for install in machine.rocm] == [("7.0.0", "report")]
     assert machine.system.pretty_name == "Ubuntu 22.04.5 LTS"
     assert machine.gpus.versions.processor == "AMD EPYC 9354, 32 cores"
+
+
+COLLECT_ENV = """\
+PyTorch version: 2.6.0+rocm6.2.4
+CUDA used to build PyTorch: N/A
+ROCM used to build PyTorch: 6.2.41134-65d174c3e
+
+OS: {os} (x86_64)
+Python platform: Linux-{kernel}-x86_64-with-glibc2.39
+GPU models and configuration: {gpus}
+HIP runtime version: {hip}
+
+CPU:
+Model name:                           AMD EPYC 9654 96-Core Processor
+"""
+
+
+def test_collect_env_tells_of_one_gpu_and_of_the_system(tmp_path: Path) -> None:
+    text = COLLECT_ENV.format(
+        os="Ubuntu 24.04.2 LTS",
+        kernel="6.8.0-60-generic",
+        gpus="AMD Instinct MI300X (gfx942:sramecc+:xnack-)",
+        hip="6.2.41134",
+    )
+    machine = kept(tmp_path, {"collect_env.txt": text})
+    assert [(gpu.gfx, gpu.name) for gpu in machine.gpus.known] == [("gfx942", "AMD Instinct MI300X")]
+    assert machine.gpus.cards is None, "how many there are it does not say"
+    assert (machine.system.kernel, machine.system.pretty_name) == ("6.8.0-60-generic", "Ubuntu 24.04.2 LTS")
+    assert machine.system.wsl is False
+    assert machine.gpus.versions.hip == "6.2.41134"
+
+
+def test_collect_env_of_wsl_and_of_nvidia(tmp_path: Path) -> None:
+    text = COLLECT_ENV.format(
+        os="Ubuntu 22.04.5 LTS", kernel="5.15.167.4-microsoft-standard-WSL2", gpus="Could not collect", hip="N/A"
+    )
+    machine = kept(tmp_path / "wsl", {"collect_env.txt": text})
+    assert (machine.system.wsl, machine.gpus.devices) == (True, None)
+    text = COLLECT_ENV.format(os="Debian 12", kernel="6.1.0-21-amd64", gpus="\nGPU 0: NVIDIA H100 PCIe", hip="N/A")
+    machine = kept(tmp_path / "nvidia", {"collect_env.txt": text})
+    assert [other.name for other in machine.gpus.others] == ["NVIDIA H100 PCIe"]
+    assert machine.gpus.devices is None, "an AMD GPU besides would not be in the list of a CUDA build"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kernel", "distribution"),
+    [
+        ("uname.txt", "Linux node7 5.14.0-503.11.1.el9_5.x86_64 #1 SMP Tue\n", "5.14.0-503.11.1.el9_5.x86_64", None),
+        ("uname-r.txt", "6.14.11-300.fc42.x86_64\n", "6.14.11-300.fc42.x86_64", None),
+        ("dmesg.txt", "[ 0.0] Linux version 6.1.0-21-amd64 (gcc-12)\n", "6.1.0-21-amd64", None),
+        ("lsb_release.txt", "Distributor ID:\tUbuntu\nDescription:\tUbuntu 24.04.1 LTS\n", None, "Ubuntu 24.04.1 LTS"),
+        (
+            "hostnamectl.txt",
+            "Operating System: openSUSE Leap 15.6\n          Kernel: Linux 6.4.0-150600\n",
+            "6.4.0-150600",
+            "openSUSE Leap 15.6",
+        ),
+        ("os-release.txt", 'NAME="Arch Linux"\nPRETTY_NAME="Arch Linux"\n', None, "Arch Linux"),
+    ],
+)
+def test_texts_that_name_the_system(
+    name: str, text: str, kernel: str | None, distribution: str | None, tmp_path: Path
+) -> None:
+    system = kept(tmp_path, {name: text}).system
+    assert (system.kernel, system.pretty_name) == (kernel, distribution)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rocm", "driver"),
+    [
+        ("hipconfig.txt", "HIP version  : 6.2.41134-65d\nROCM_PATH    : /opt/rocm-6.2.4\n", "6.2.4", None),
+        ("amd-smi-version.txt", "AMDSMI Tool: 25.4.2 | ROCm version: 6.4.2 | amdgpu version: 6.12.12\n", "6.4.2", "6.12.12"),
+        (
+            "amd-smi-version.json",
+            '[{"tool": "AMDSMI Tool", "version": "25.4.2", "rocm_version": "6.4.2", "amdgpu_version": "N/A"}]',
+            "6.4.2",
+            None,
+        ),
+        ("modinfo-amdgpu.txt", "filename: /lib/modules/x/amdgpu.ko\nversion:        6.10.5\n", None, "6.10.5"),
+        ("dkms-status.txt", "amdgpu/6.12.12-2164967.24.04, 6.8.0-60-generic, x86_64: installed\n", None, "6.12.12-2164967.24.04"),
+    ],
+)  # fmt: skip
+def test_texts_that_name_a_version(name: str, text: str, rocm: str | None, driver: str | None, tmp_path: Path) -> None:
+    machine = kept(tmp_path, {name: text})
+    assert [install.version for install in machine.rocm or ()] == ([rocm] if rocm else [])
+    assert machine.gpus.versions.driver == driver
+
+
+def test_lines_picked_out_of_rocminfo(tmp_path: Path) -> None:
+    text = (
+        "  Name:                    AMD Ryzen 9 7950X 16-Core Processor\n"
+        "  Marketing Name:          AMD Ryzen 9 7950X 16-Core Processor\n"
+        "  Name:                    gfx1100                            \n"
+        "  Marketing Name:          Radeon RX 7900 XTX                 \n"
+        "      Name:                    amdgcn-amd-amdhsa--gfx1100         \n"
+        "  Name:                    gfx1036                            \n"
+        "      Name:                    amdgcn-amd-amdhsa--gfx1036         \n"
+    )
+    gpus = kept(tmp_path, {"rocminfo-grep.txt": text}).gpus
+    assert [(gpu.gfx, gpu.integrated) for gpu in gpus.known] == [("gfx1100", False), ("gfx1036", True)]
+    assert gpus.cpu_agents == 1
+
+
+AGENT = """\
+Agent {number}
+  Name:                    {name}
+  Marketing Name:          {marketing}
+  Device Type:             {kind}
+  Chip ID:                 {chip}
+  Max Clock Frequency (MHz):1630
+  BDFID:                   {bdf}
+  Compute Unit:            {units}
+  Wavefront Size:          64
+  Pool Info:
+    Pool 1
+      Segment:                 GLOBAL; FLAGS: COARSE GRAINED
+      Size:                    8372224KB
+"""
+
+
+def test_rocminfo_of_2018_and_an_npu_of_today(tmp_path: Path) -> None:
+    """The first releases print numbers without their hexadecimal form; new ones list the NPU as an agent besides."""
+    old = AGENT.format(number=2, name="gfx900", marketing="", kind="GPU", chip=26751, bdf=256, units=56)
+    (gpu,) = kept(tmp_path / "old", {"rocminfo.txt": old}).gpus.known
+    assert (gpu.device_id, gpu.pci, gpu.compute_units) == (0x687F, "0000:01:00.0", 56)
+    assert (gpu.vram_bytes, gpu.wavefront_size) == (8372224 * 1024, 64)
+    new = (
+        AGENT.format(number=1, name="AMD Ryzen AI 9", marketing="AMD Ryzen AI 9", kind="CPU", chip=0, bdf=0, units=24)
+        + AGENT.format(number=2, name="gfx1150", marketing="AMD Radeon 890M", kind="GPU", chip="5390(0x150e)", bdf=50432, units=16)
+        + AGENT.format(number=3, name="aie2", marketing="AIE-ML", kind="DSP", chip=0, bdf=0, units=0)
+    )  # fmt: skip
+    gpus = kept(tmp_path / "new", {"rocminfo.txt": new}).gpus
+    assert [gpu.gfx for gpu in gpus.known] == ["gfx1150"]
+    assert gpus.cpu_agents == 1
+
+
+def test_under_wsl_no_amdgpu_is_said_to_be_loaded(tmp_path: Path) -> None:
+    agent = AGENT.format(number=2, name="gfx1100", marketing="X", kind="GPU", chip="29772(0x744c)", bdf=0, units=96)
+    text = "WSL environment detected.\n" + agent.replace("  BDFID:                   0\n", "  Internal Node ID: 1\n")
+    machine = kept(tmp_path, {"rocminfo.txt": text})
+    assert machine.system.wsl is True
+    assert machine.driver.loaded is None
+
+
+def test_rocm_smi_without_ids_counts_and_no_more(tmp_path: Path) -> None:
+    text = (
+        "GPU  Temp   AvgPwr  SCLK    MCLK     Fan    Perf  PwrCap  VRAM%  GPU%  \n"
+        "0    31.0c  38.0W   800Mhz  1600Mhz  0%     auto  300.0W    0%   0%    \n"
+        "1    32.0c  N/A     800Mhz  1600Mhz  0%     auto  0.0W      0%   0%    \n"
+    )
+    gpus = kept(tmp_path, {"rocm-smi.txt": text}).gpus
+    assert gpus.cards == 2
+    assert [gpu.gfx for gpu in gpus.known] == [None, None]
+
+
+def test_amd_smi_names_a_device_in_its_uuid_and_cuts_names_at_their_front(tmp_path: Path) -> None:
+    listed = "GPU: 0\n    BDF: 0000:03:00.0\n    UUID: 49ff744c-0000-1000-80e9-0f7e1b5d3c11\n    NODE_ID: 1\n"
+    (gpu,) = kept(tmp_path / "list", {"amd-smi-list.txt": listed}).gpus.known
+    assert (gpu.device_id, gpu.gfx) == (0x744C, "gfx1100")
+    table = (
+        "| 0000:75:00.0 ...Instinct MI325X     | 0 % |\n|   0       0       5        SPX/NPS1 | 0 %   285/262128 MB |\n"
+    )
+    (gpu,) = kept(tmp_path / "table", {"amd-smi.txt": table}).gpus.known
+    assert (gpu.gfx, gpu.name, gpu.partition) == ("gfx942", "Instinct MI325X", "SPX")
+    static = "GPU: 0\n    ASIC:\n        MARKET_NAME: 0x744b\n        DEVICE_ID: 0x744b\n        TARGET_GRAPHICS_VERSION: gfx1100\n"
+    (gpu,) = kept(tmp_path / "static", {"amd-smi-static.txt": static}).gpus.known
+    assert gpu.name is not None
+    assert "W7900" in gpu.name, "not the id that the tool prints for a name"

@@ -30,6 +30,13 @@ from fa_doctor.facts.gpus.reading import (
 )
 from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
 from fa_doctor.facts.gpus.rocminfo import parse_agent_enumerator, parse_rocminfo
+from fa_doctor.facts.gpus.system_reports import (
+    parse_collect_env,
+    parse_hipconfig,
+    parse_modinfo,
+    parse_os_release_text,
+    parse_uname,
+)
 from fa_doctor.facts.health import parse_dpm, parse_link_level, parse_ras
 from fa_doctor.facts.kernel_trouble import find_trouble, state_of_stat
 from fa_doctor.facts.node import chosen_option
@@ -66,6 +73,18 @@ PARSERS: list[Callable[[str], Any]] = [
     parse_clinfo_text,
     parse_dmesg,
     parse_nvidia_smi,
+    parse_collect_env,
+    parse_uname,
+    parse_os_release_text,
+    parse_hipconfig,
+    parse_modinfo,
+]
+
+# Those that are given whole outputs, of any size.
+MADE_FROM_TEXTS = [
+    parse
+    for parse in PARSERS
+    if parse.__name__.startswith("parse_") and parse not in (parse_modalias, parse_uevent, parse_override)
 ]
 
 # Pieces that lead a parser deep into its branches, mixed with anything.
@@ -78,7 +97,7 @@ PIECES = st.sampled_from(
         "07:00.0 \"VGA compatible controller\" \"AMD\" \"X\" -rc8\n", "<object type=\"PCIDev\" pci_busid=\"0000:d1:00.0\" pci_type=\"0380 [1002:7408]\">", "<info name=\"RSMIVRAMSize\" value=\"1\"/>",
         "gpu_arch,cu_per_gpu\n", "gfx942,304\n", "simd_count 152\n", "ue: 1\nce: 2\n", "0: 2.5GT/s, x1 310Mhz *\n", "amdgpu ring gfx timeout", "ROCk module version 6.1 is NOT loaded\n",
         "kfd kfd: amdgpu: added device 1002:744c\n", "  Device Name    gfx1100\n", "|   0  NVIDIA L4    On  |   00000000:00:03.0 Off |\n",
-        "blacklist amdgpu\n", "render:x:109:a,b\n", "12.3.4", "\x00", "\x1b[37m", "¼", "\n", "9" * 30,
+        "GPU models and configuration: X (gfx1100)\n", "Linux version 6.1.0\n", "PRETTY_NAME=\"X\"\n", "HIP version: 6.2\n", "blacklist amdgpu\n", "render:x:109:a,b\n", "12.3.4", "\x00", "\x1b[37m", "¼", "\n", "9" * 30,
     ]
 )  # fmt: skip
 ANYTHING = st.one_of(st.text(max_size=300), st.lists(st.one_of(PIECES, st.text(max_size=12)), max_size=25).map("".join))
@@ -109,7 +128,7 @@ def test_no_parser_raises_on_json_of_another_shape(document: Any) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("parse", PARSERS[:9] + PARSERS[-6:-5] + PARSERS[-3:], ids=range(13))
+@pytest.mark.parametrize("parse", MADE_FROM_TEXTS, ids=lambda parse: parse.__name__)
 @pytest.mark.parametrize(
     "text",
     [
