@@ -23,6 +23,8 @@ _CAUSES = {
     "run a one-line kernel": "compiler-crash",
     "compile the attention kernels": "compiler-crash",
 }
+# Steps that ask nothing of the GPU: that one takes too long may be a slow disk or a busy machine.
+_WITHOUT_GPU = ("import torch", "import Triton", "import flash_attn", "compile the attention kernels")
 _HUNG = "gpu-hang-or-reset"
 _WRONG = "numerics-wrong"
 _HAPPENED = {
@@ -87,6 +89,13 @@ def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
                 *_numbers(probe),
             )
         return passed(f"the attention kernels run and are right on {where}", *_numbers(probe))
+    if worst.state == StepState.HUNG and worst.name in _WITHOUT_GPU:
+        return unknown(
+            f"'{worst.name}' had not ended after {probe.duration_s:.0f} s on {where}",
+            *_evidence(probe),
+            detail="It asks nothing of the GPU: the disk may be slow or the machine busy, or it hangs where its stack in the "
+            "child's output shows. --timeout gives it more time.",
+        )
     after = f" after '{probe.last_good.name}' went well" if probe.last_good else ""
     others = f" (device {probe.device} of {count})" if count > 1 else ""
     happened = _HAPPENED[worst.state]
@@ -99,7 +108,11 @@ def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
 
 
 def _closing(probe: Probe, step: Step) -> str:
-    return f"{step.error.splitlines()[0]}. " if step.error else f"{str(probe.ending).capitalize()}. "
+    if step.error:
+        return f"{step.error.splitlines()[0]}. "
+    if step.state == StepState.HUNG and not probe.ending.unkillable:
+        return f"After {probe.duration_s:.0f} s it was killed; where it was then stands at the end of its output. "
+    return f"{str(probe.ending).capitalize()}. "
 
 
 def _where(machine: Machine, probe: Probe) -> str:
@@ -169,12 +182,20 @@ def _evidence(probe: Probe) -> Iterator[Evidence]:
 
 def _numbers(probe: Probe) -> Iterator[Evidence]:
     for step in probe.steps:
-        if "errors" in step.details or "error" in step.details:
-            yield Evidence(
-                f"largest error, {step.name}", str(step.details.get("errors", step.details.get("error", "")))
-            )
+        found = step.details.get("errors", step.details.get("error"))
+        if found is not None:
+            yield Evidence(f"largest error, {step.name}", _figures(found))
     seconds = ", ".join(f"{step.name} {step.seconds:.1f} s" for step in probe.steps if step.seconds is not None)
     yield Evidence("the steps", seconds)
+
+
+def _figures(found: object) -> str:
+    """Errors by name, and by name within names, as words: {"a": {"dq": 0.00123}} is "a: dq 0.0012"."""
+    if isinstance(found, dict):
+        nested = any(isinstance(value, dict) for value in found.values())
+        between, colon = ("; ", ": ") if nested else (", ", " ")
+        return between.join(f"{name}{colon}{_figures(value)}" for name, value in found.items())
+    return f"{found:.2g}" if isinstance(found, float) else str(found)
 
 
 @check(
@@ -198,7 +219,12 @@ def installed_features(machine: Machine) -> Verdicts:
     """
     probes = [probe for probe in machine.probes if probe.mode == "features"]
     if not probes:
-        return skipped("no other flash_attn than fa-doctor's own is installed, or there is no GPU to try it on")
+        found = machine.flash_attention
+        if found is None or found.kind == "bundled":
+            return skipped(
+                "no flash_attn is installed" if found is None else "the installed flash_attn is fa-doctor's own"
+            )
+        return skipped(f"flash_attn {found.version} was not tried: {_why_not_tried(machine)}")
     return list(_feature_verdicts(machine, probes[0]))
 
 
@@ -268,6 +294,14 @@ def _sdpa_verdict(machine: Machine, probe: Probe) -> Verdict:
 
 def _runs(features: dict[str, dict[str, str]]) -> bool:
     return features.get("plain", {}).get("state") == "right"
+
+
+def _why_not_tried(machine: Machine) -> str:
+    if any(probe.on_gpu for probe in machine.probes):
+        return "the kernels did not pass their test on any GPU"
+    if machine.probes:
+        return "there is no GPU"
+    return _why_not_run(machine)
 
 
 def _feature_verdicts(machine: Machine, probe: Probe) -> Iterator[Verdict]:

@@ -113,14 +113,13 @@ def _target(python: str | None) -> str:
     from fa_doctor.diagnosis.gather import gather
     from fa_doctor.host import LiveHost
     from fa_doctor.level import Level
+    from fa_doctor.probe.gather import python_with_torch
 
     machine = gather(LiveHost(), level=Level.QUICK, python=python, deadline=time.monotonic() + 20)
-    if machine.python.executable is None or machine.torch is None:
-        where = machine.python.executable or "the target Python"
-        raise UsageProblem(f"{where} has no torch to measure with; `fa-doctor install` sets it up")
-    if machine.torch.build == "cpu":
-        raise UsageProblem(f"{machine.python.executable} has a CPU build of torch: there is no GPU to measure on")
-    return machine.python.executable
+    executable = python_with_torch(machine.python, machine.torch, "measure")
+    if machine.torch is not None and machine.torch.build == "cpu":
+        raise UsageProblem(f"{executable} has a CPU build of torch: there is no GPU to measure on")
+    return executable
 
 
 def _has_flash_attn(python: str) -> bool:

@@ -49,10 +49,7 @@ def command(
     deadline = started + timeout
     host = LiveHost()
     machine = gather(host, level=Level.QUICK, python=python, deadline=deadline)
-    executable = machine.python.executable
-    if executable is None or machine.torch is None:
-        where = executable or "the target Python"
-        raise UsageProblem(f"{where} has no torch to run the kernels with; `fa-doctor install` sets it up")
+    probing.python_with_torch(machine.python, machine.torch, "run the kernels")
     there = probing.probed_devices(host, machine.gpus, machine.torch)
     only: list[int | None] | None = None
     if device is not None:
@@ -68,9 +65,10 @@ def command(
         dataclasses.replace(check, rests_on=())
         for check in select(all_checks(), ["KER", "SPD101"] if speed else ["KER"], [])
     ]
-    findings = run_checks(machine, checks, Level.FULL if speed else Level.STANDARD, deadline + 5)
+    level = Level.FULL if speed else Level.STANDARD
+    findings = run_checks(machine, checks, level, deadline + 5)
     proven = any(probe.on_gpu for probe in probes)
-    report = document.build(machine, findings, Level.STANDARD, time.monotonic() - started)
+    report = document.build(machine, findings, level, time.monotonic() - started)
     if not proven and report["summary"]["status"] in ("pass", "warn"):
         report["summary"]["status"] = "unknown"  # nothing ran on a GPU: whatever the interpreter says is no verdict
     if format_ == "text" and output is None:

@@ -13,7 +13,7 @@ from typing import IO
 
 from fa_doctor.host.base import COMMAND_OUTPUT_LIMIT, CommandOutput, Problem
 
-__all__ = ["FLOOD", "run_command"]
+__all__ = ["FLOOD", "give_up", "run_command"]
 
 FLOOD = 256 << 20  # bytes on one stream after which a command is taken to have gone mad
 _KILL_GRACE_S = 0.5  # how long a killed process may take to vanish before it counts as stuck in the kernel
@@ -121,6 +121,7 @@ def _collect(
     buffers = [bytearray() for _ in pipes]
     seen = [0 for _ in pipes]
     line = b""
+    given_up = _given_up
     with selectors.DefaultSelector() as selector:
         for number, pipe in enumerate(pipes):
             os.set_blocking(pipe.fileno(), False)
@@ -130,6 +131,8 @@ def _collect(
             now = time.monotonic()
             if now >= deadline:
                 break
+            if given_up != _given_up:
+                raise KeyboardInterrupt
             # Once the command itself has ended, what is in the pipes is drained, but nobody who still holds them
             # open (a daemon it left behind) is waited for.
             ended = ended or process.poll() is not None
@@ -152,6 +155,15 @@ def _collect(
                 if seen[key.data] > FLOOD:
                     return buffers, True
     return buffers, False
+
+
+_given_up = 0  # how often all running commands were given up
+
+
+def give_up() -> None:
+    """Ends the commands that other threads are running: only the main thread hears of Ctrl-C, and would wait for them."""
+    global _given_up
+    _given_up += 1
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from fa_doctor.errors import UsageProblem
 from fa_doctor.facts.probes import Probe
 from fa_doctor.host import Host
 from fa_doctor.probe.launch import launch
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
     from fa_doctor.facts.packages import FlashAttention, Torch
     from fa_doctor.facts.python import Python
 
-__all__ = ["FEATURE_STEPS", "SDPA_STEP", "SMOKE_STEPS", "gather", "hiding_variable", "probed_devices", "smoke"]
+__all__ = [
+    "FEATURE_STEPS",
+    "SDPA_STEP",
+    "SMOKE_STEPS",
+    "gather",
+    "hiding_variable",
+    "probed_devices",
+    "python_with_torch",
+    "smoke",
+]
 
 # The names of probe/child's steps. The child cannot be imported here (it imports torch when it runs), so they stand
 # twice; a test holds both against each other.
@@ -37,6 +47,17 @@ FEATURE_STEPS = ("import torch", "find the device", "import flash_attn", "try th
 # A search for the best tiles at every first call would take minutes, and says nothing about whether kernels are right.
 _NO_SEARCH = {"FLASH_ATTENTION_TRITON_AMD_AUTOTUNE": "FALSE"}
 _SHARE = 0.8  # of the time that is left: the rest is for the checks and the report
+
+
+def python_with_torch(python: Python, torch: Torch | None, purpose: str) -> str:
+    """The interpreter that runs the kernels; raises UsageProblem, which says what it lacks for `purpose`."""
+    if python.executable is None:
+        raise UsageProblem("there is no Python here to run the kernels with; --python names one")
+    if python.problem is not None:
+        raise UsageProblem(f"{python.executable} does not start: {python.problem}")
+    if torch is None:
+        raise UsageProblem(f"{python.executable} has no torch to {purpose} with; `fa-doctor install` sets it up")
+    return python.executable
 
 
 def probed_devices(host: Host, gpus: Gpus, torch: Torch | None) -> list[int | None]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fa_doctor.facts.probes import Ending, Probe
 from fa_doctor.host import Host, Problem
+from fa_doctor.host.command import give_up
 from fa_doctor.package_files import on_disk, package_files
 from fa_doctor.probe.result import read_steps, tail
 
@@ -52,8 +53,10 @@ def launch(
     with package_folders() as (child, bundled), ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
 
         def one(device: int | None) -> Probe:
+            left = max(0.1, deadline - time.monotonic())
             asked = {
                 "mode": mode,
+                "deadline": time.monotonic() + left,
                 "kernels": kernels or str(bundled),
                 "device": "cpu" if device is None else "cuda",
                 **(request or {}),
@@ -72,7 +75,6 @@ def launch(
                 environment[hide_by] = _restrict(host, hide_by, device)
             argv = [python, str(child), json.dumps(asked, sort_keys=True)]
             label = f"probe-{mode}-{'cpu' if device is None else device}"
-            left = max(0.1, deadline - time.monotonic())
             output = host.run(argv, timeout_s=left, env=environment, report=True, label=label)
             ending = Ending(output.returncode, output.problem.value if output.problem else None, output.unkillable)
             read, garbage = read_steps(output.report, steps, ending)
@@ -80,7 +82,11 @@ def launch(
                 read = ()
             return Probe(mode, device, read, ending, tail(output), garbage, output.duration_s)
 
-        return list(pool.map(one, devices))
+        try:
+            return list(pool.map(one, devices))
+        except KeyboardInterrupt:
+            give_up()
+            raise
 
 
 def _restrict(host: Host, variable: str, device: int) -> str:

@@ -37,7 +37,7 @@ def write(
     for finding in document["findings"]:
         if finding["ignored"] is not None:
             printer.ignored(finding)
-    printer.foot(document)
+    printer.foot(document, told=all_findings)
 
 
 class _Printer(Paragraphs):
@@ -108,7 +108,8 @@ class _Printer(Paragraphs):
         text = f"{finding['status'].upper():<8}{finding['id']}  {finding['title']} (ignored: {finding['ignored']})"
         self.indented(text, "dim", 0)
 
-    def foot(self, document: Document) -> None:
+    def foot(self, document: Document, told: bool) -> None:
+        """`told`: what was skipped was named above, with its reason."""
         from rich.text import Text
 
         summary = document["summary"]
@@ -116,7 +117,7 @@ class _Printer(Paragraphs):
         self.hanging(Text.assemble((f"{verdict(summary)} ", STYLES[summary["status"]]), took), 0)
         for fault in document["machine"].get("faults", ()):
             self.indented(f"A part of fa-doctor itself broke: {fault['text']} ({fault['source']})", "bold magenta", 0)
-        for line in (*not_measured(document), *next_steps(document)):
+        for line in (*(() if told else not_measured(document)), *next_steps(document)):
             self.indented(line, indent=0)
 
     def _labelled(self, label: str, text: str) -> None:

@@ -1,6 +1,7 @@
 """`python FOLDER REQUEST`: runs one kind of probe and reports each step as it goes.
 
-FOLDER is this package's; REQUEST is JSON: {"mode": "smoke"|"features"|"speed", "kernels": FOLDER of the kernels, ...}.
+FOLDER is this package's; REQUEST is JSON: {"mode": "smoke"|"features"|"speed", "kernels": FOLDER of the kernels, "deadline": in
+time.monotonic seconds, when the caller kills it, if it does, ...}.
 Reports are JSON lines on the file descriptor FA_DOCTOR_REPORT_FD; what libraries print goes where they print it.
 """
 
@@ -30,7 +31,7 @@ def main() -> None:
     request = {"seed": int(os.environ.get("FA_DOCTOR_SEED", "0")), **json.loads(sys.argv[1])}
     load_package("fa_doctor_probe_child", folder)
     reporter = importlib.import_module("fa_doctor_probe_child.reporter")
-    report = reporter.Reporter(int(os.environ["FA_DOCTOR_REPORT_FD"]))
+    report = reporter.Reporter(int(os.environ["FA_DOCTOR_REPORT_FD"]), request.get("deadline"))
     mode = importlib.import_module(f"fa_doctor_probe_child.{request['mode']}")
     try:
         mode.run(request, report, lambda: load_package("fa_doctor_kernels", request["kernels"]))

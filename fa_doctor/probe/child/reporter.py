@@ -21,9 +21,12 @@ class StepFailed(Exception):
 class Reporter:
     """Writes one JSON object a line to a file descriptor: {"event": "begin"|"end"|"error"|"note", "step", ...}."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, deadline: float | None = None) -> None:
+        """The child is killed at `deadline` (time.monotonic): before that it prints its stacks, to show where it hangs."""
         self._descriptor = descriptor
         faulthandler.enable()  # a segmentation fault prints the Python stack to stderr
+        if deadline is not None:
+            faulthandler.dump_traceback_later(max(0.01, 0.9 * (deadline - time.monotonic())))
 
     def say(self, event: str, step: str, **details: Any) -> None:
         line = json.dumps({"event": event, "step": step, **details}) + "\n"

@@ -57,6 +57,7 @@ def test_without_a_gpu_it_is_interpreted_and_no_verdict(run: Callable[..., Resul
     assert "Could not be decided" in said
     assert "proves nothing about a GPU" in said
     assert "Healthy" not in said
+    assert said.count("proves nothing about a GPU") == 1
     assert json.loads(run("--format", "json", devices=[None]).stdout)["summary"]["status"] == "unknown"
 
 
@@ -79,6 +80,12 @@ def test_a_device_that_is_not_there_is_wrong_usage(run: Callable[..., Result]) -
     for word in ("7", "-1", "gpu"):
         result = run("--device", word, devices=[0, 1])
         assert isinstance(result.exception, UsageProblem | SystemExit) or result.exit_code == 2, (word, result)
+
+
+def test_a_python_that_does_not_start_is_not_said_to_lack_torch() -> None:
+    result = CliRunner().invoke(command, ["--python", "/no/such/python"], standalone_mode=False)
+    assert isinstance(result.exception, UsageProblem)
+    assert "does not start" in str(result.exception)
 
 
 def test_a_search_for_tiles_and_other_stand_ins_are_kept_out_of_the_smoke_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -130,6 +132,40 @@ def test_children_run_side_by_side_and_the_bad_one_is_named(probe) -> None:  # t
     assert "GPU 5 (Instinct MI300X, 0000:05:00.0)" in verdicts[5].title
 
 
+INTERRUPTED = """
+import contextlib
+from pathlib import Path
+from fa_doctor.host import LiveHost
+from fa_doctor.probe import launch
+
+@contextlib.contextmanager
+def folders():
+    yield Path(CHILD), Path(CHILD)
+
+launch.package_folders = folders
+launch.launch(LiveHost(), PYTHON, "smoke", ("first", "second"), [0, 1, 2], 60)
+"""
+
+
+def test_ctrl_c_ends_every_child_at_once(tmp_path: Path) -> None:
+    (tmp_path / "__main__.py").write_text(f"{BEGIN}time.sleep(600)")
+    script = INTERRUPTED.replace("CHILD", repr(str(tmp_path))).replace("PYTHON", repr(sys.executable))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    children: list[psutil.Process] = []
+    while len(children) < 3 and time.monotonic() < deadline:
+        children = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    assert len(children) == 3
+    started = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    _, words = process.communicate(timeout=20)
+    assert time.monotonic() - started < 10
+    assert "KeyboardInterrupt" in words
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
+
+
 def judged(probes: list[Probe], gpus: tuple[Gpu, ...] = (Gpu(0, "gfx942"),)) -> list[Verdict]:
     machine = Machine(
         "live", "x", gpus=Gpus(gpus, len(gpus)), torch=Torch("2.9.1+rocm6.4", "/t", "rocm"), probes=tuple(probes)
@@ -157,6 +193,16 @@ def test_a_hang_is_a_hang_and_wrong_numbers_are_wrong_numbers(probe) -> None:  #
     (wrong,) = judged(probe('say("error", "second", type="AssertionError", message="out: 1 of 9 wrong"); sys.exit(1)'))
     assert wrong.cause == "numerics-wrong"
     assert "1 of 9 wrong" in wrong.detail
+
+
+def test_errors_are_told_in_two_figures(probe) -> None:  # type: ignore[no-untyped-def]
+    told = (
+        'say("end", "second", seconds=0.1, errors={"causal": {"dq": 0.000123456, "dk": 1.5}, "window": {"dq": 2e-07}})'
+    )
+    (verdict,) = judged(probe(f'{told}; say("begin", "third"); say("end", "third", error=0.031415)'))
+    found = {evidence.source: evidence.text for evidence in verdict.evidence}
+    assert found["largest error, second"] == "causal: dq 0.00012, dk 1.5; window: dq 2e-07"
+    assert found["largest error, third"] == "0.031"
 
 
 def test_without_a_gpu_it_is_never_called_a_success(probe) -> None:  # type: ignore[no-untyped-def]

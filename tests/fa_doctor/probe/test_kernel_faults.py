@@ -148,7 +148,7 @@ def test_a_cache_that_cannot_be_written_is_named(
     assert any("TRITON_CACHE_DIR" in command for fix in verdict.fixes for command in fix.commands)
 
 
-def on_a_pretended_gpu(free_bytes: int) -> Probe:
+def on_a_pretended_gpu(free_bytes: int, timeout_s: float = 240, **more: str) -> Probe:
     """The real smoke test of a GPU, in a child whose torch says that there is one with so much memory left.
 
     The kernels compute by the definition, on the CPU: see pretended_gpu/sitecustomize.py.
@@ -159,8 +159,9 @@ def on_a_pretended_gpu(free_bytes: int) -> Probe:
         "PRETENDED_BYTES": str(free_bytes),
         "FA_DOCTOR_KERNELS": "reference",
         "TRITON_INTERPRET": "1",
+        **more,
     }
-    (probe,) = launch(LiveHost(), sys.executable, "smoke", SMOKE_STEPS, [0], 240, env=env)
+    (probe,) = launch(LiveHost(), sys.executable, "smoke", SMOKE_STEPS, [0], timeout_s, env=env)
     return probe
 
 
@@ -186,6 +187,23 @@ def test_a_gpu_without_free_memory_is_not_called_broken(mebibytes: int, step: st
     verdict = judged(probe)
     assert verdict.cause == "vram-out-of-memory"
     assert any("showmeminfo" in command for fix in verdict.fixes for command in fix.commands)
+
+
+@pytest.mark.parametrize(
+    ("function", "step", "status"),
+    [("import_torch", "import torch", Status.UNKNOWN), ("mem_get_info", "allocate, copy and multiply", Status.FAIL)],
+)
+def test_where_a_child_hangs_is_told_and_a_slow_import_is_not_laid_on_the_gpu(
+    function: str, step: str, status: Status
+) -> None:
+    probe = on_a_pretended_gpu(1 << 30, timeout_s=12, PRETENDED_HANG=function)
+    assert probe.failed is not None
+    assert (probe.failed.name, probe.failed.state) == (step, StepState.HUNG), (probe.failed, probe.output)
+    verdict = judged(probe)
+    assert verdict.status is status
+    assert "12 s" in verdict.title + verdict.detail
+    assert any(f"in {function}" in evidence.text for evidence in verdict.evidence)
+    assert (verdict.cause == "gpu-hang-or-reset") is (status is Status.FAIL)
 
 
 def test_memory_that_the_runtime_itself_lacks_is_told_too() -> None:

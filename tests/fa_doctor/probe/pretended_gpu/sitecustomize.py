@@ -3,12 +3,14 @@
 What a program moves to "cuda" stays on the CPU and is charged to that many bytes of memory, in blocks of 2 MiB as PyTorch's
 allocator takes them and never given back; beyond them torch.OutOfMemoryError is raised in PyTorch's words. Nothing is
 computed by a GPU: what this shows is which way the child goes where torch says that there is one, and what is made of an
-allocator that has nothing left.
+allocator that has nothing left. PRETENDED_HANG names what never comes back: import_torch or mem_get_info.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 import types
 from typing import Any
 
@@ -39,4 +41,25 @@ if "PRETENDED_BYTES" in os.environ:
     torch.cuda.is_available = lambda: True
     torch.cuda.device_count = lambda: 1
     torch.cuda.get_device_properties = lambda device=None: card  # type: ignore[assignment,return-value]
-    torch.cuda.mem_get_info = lambda device=None: (free, card.total_memory)  # type: ignore[assignment]
+
+    def mem_get_info(device: Any = None) -> tuple[int, int]:
+        if os.environ.get("PRETENDED_HANG") == "mem_get_info":
+            time.sleep(600)
+        return free, card.total_memory
+
+    torch.cuda.mem_get_info = mem_get_info  # type: ignore[assignment]
+
+    class Hangs:
+        """Finds no module, and never ends when the child asks for one of torch's."""
+
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+            if name == "torch":
+                import_torch()
+
+    def import_torch() -> None:
+        time.sleep(600)
+
+    if os.environ.get("PRETENDED_HANG") == "import_torch":
+        del sys.modules["torch"]
+        sys.meta_path.insert(0, Hangs)  # type: ignore[arg-type]
