@@ -52,7 +52,7 @@ _SHARE = 0.8  # of the time that is left: the rest is for the checks and the rep
 def python_with_torch(python: Python, torch: Torch | None, purpose: str) -> str:
     """The interpreter that runs the kernels; raises UsageProblem, which says what it lacks for `purpose`."""
     if python.executable is None:
-        raise UsageProblem("there is no Python here to run the kernels with; --python names one")
+        raise UsageProblem(python.problem or "there is no Python here to run the kernels with; --python names one")
     if python.problem is not None:
         raise UsageProblem(f"{python.executable} does not start: {python.problem}")
     if torch is None:

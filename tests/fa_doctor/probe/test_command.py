@@ -83,9 +83,10 @@ def test_a_device_that_is_not_there_is_wrong_usage(run: Callable[..., Result]) -
 
 
 def test_a_python_that_does_not_start_is_not_said_to_lack_torch() -> None:
-    result = CliRunner().invoke(command, ["--python", "/no/such/python"], standalone_mode=False)
-    assert isinstance(result.exception, UsageProblem)
-    assert "does not start" in str(result.exception)
+    for python, words in (("/no/such/python", "no such program"), ("/bin/false", "does not start")):
+        result = CliRunner().invoke(command, ["--python", python], standalone_mode=False)
+        assert isinstance(result.exception, UsageProblem)
+        assert words in str(result.exception), result.exception
 
 
 def test_a_search_for_tiles_and_other_stand_ins_are_kept_out_of_the_smoke_test(monkeypatch: pytest.MonkeyPatch) -> None:
