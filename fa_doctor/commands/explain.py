@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +34,7 @@ def command(log: str, context_file: str | None, machine: bool, form: str, output
     from fa_doctor.diagnosis.failures import knowledge
     from fa_doctor.diagnosis.logtext import blocks_of
     from fa_doctor.diagnosis.machine_context import build_context
-    from fa_doctor.report.diagnosis import as_json, as_text
+    from fa_doctor.report.diagnosis import WIDTH, as_json, as_text
 
     context = build_context(read_context(context_file) if context_file else None, look=machine)
     stream = open_log(log)
@@ -45,7 +46,10 @@ def command(log: str, context_file: str | None, machine: bool, form: str, output
         if stream is not sys.stdin.buffer:
             stream.close()
     known = knowledge()
-    text = as_json(explanation, known) + "\n" if form == "json" else as_text(explanation, known)
+    if form == "json":
+        text = as_json(explanation, known) + "\n"
+    else:
+        text = as_text(explanation, known, WIDTH if output else min(screen_width(), WIDTH))
     if output:
         try:
             Path(output).write_text(text, encoding="utf-8")
@@ -79,6 +83,11 @@ def read_context(path: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UsageProblem(f"{path} must hold a JSON object with facts or a report")
     return loaded
+
+
+def screen_width() -> int:
+    """The columns of the terminal, or what COLUMNS says; wide where there is neither."""
+    return shutil.get_terminal_size((1000, 24)).columns
 
 
 def write(text: str) -> None:

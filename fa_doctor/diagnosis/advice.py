@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from fa_doctor.diagnosis.actions import SetVariable
 from fa_doctor.diagnosis.conditions import FactValue, holds
@@ -20,11 +21,18 @@ from fa_doctor.knowledge.gpus import architecture, version_key
 from fa_doctor.knowledge.stacks import Stack, recommendation_for, recommendations, stacks
 from fa_doctor.knowledge.tables import load
 
-__all__ = ["fill", "fixes_for", "placeholders"]
+__all__ = ["fill", "fixes_for", "placeholders", "question"]
 
 # The recommendation whose index is named where nothing is known of the GPU: the newest for most of them.
 ANY_GPU = "cdna"
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# What only a Linux shell or a Linux system understands.
+LINUX_ONLY = re.compile(
+    r"\b(?:sudo|docker|podman)\b|/opt/|/dev/|/proc/|~/|/tmp/|manylinux|\*\.whl|\$\(|\$\w|2>|\| (?:grep|head|tail)\b"
+    r"|^(?:RUN|ls|df|mv|mkdir|id|env) "
+)
+SWAPPED_QUOTES = str.maketrans("'\"", "\"'")
+ASSIGNMENT = re.compile(r"""([A-Z][A-Z0-9_]*)=('[^']*'|"[^"]*"|\S*)\s*""")
 
 
 def fixes_for(failure: Failure, facts: Mapping[str, FactValue], evidence: str = "") -> tuple[Fix, ...]:
@@ -41,7 +49,63 @@ def fixes_for(failure: Failure, facts: Mapping[str, FactValue], evidence: str = 
     chosen = [advice for advice in failure.fixes if holds(advice.conditions, asked)]
     # Advice for exactly this machine goes before advice for any.
     chosen.sort(key=lambda advice: not advice.conditions)
-    return tuple(fix_of(advice, known) for advice in chosen)
+    if facts.get("place") != "windows":
+        return tuple(fix_of(advice, known) for advice in chosen)
+    return for_windows(chosen, known)
+
+
+def for_windows(chosen: Iterable[Advice], known: Mapping[str, str]) -> tuple[Fix, ...]:
+    """The advice as a Windows command line takes it, without what only Linux understands.
+
+    Where all of it is for Linux, the titles remain: they say what is to be done, if not how.
+    """
+    fixes = [(fix_of(advice, known), asks_for_windows(advice)) for advice in chosen]
+    ours = []
+    for fix, written_for_windows in fixes:
+        commands = fix.commands if written_for_windows else typed_on_windows(fix.commands)
+        if commands is not None and fix.needs is not Need.ROOT:
+            ours.append(replace(fix, commands=commands, undo=typed_on_windows(fix.undo or ()) or None))
+    return tuple(ours) or tuple(replace(fix, commands=(), undo=None, needs=None) for fix, _ in fixes)
+
+
+def asks_for_windows(advice: Advice) -> bool:
+    return any(
+        condition.fact == "windows" or (condition.fact == "place" and condition.value == "windows")
+        for condition in advice.conditions
+        if not condition.negated
+    )
+
+
+def typed_on_windows(commands: Iterable[str]) -> tuple[str, ...] | None:
+    """The commands for cmd.exe, or None where one of them has no counterpart there."""
+    typed: list[str] = []
+    for command in commands:
+        command, mark, comment = command.partition("    # ")
+        if LINUX_ONLY.search(command):
+            return None
+        if command.startswith("unset "):
+            lines = [f"set {name}=" for name in command.split()[1:]]
+        else:
+            lines = []
+            rest = command.removeprefix("export ")
+            while found := ASSIGNMENT.match(rest):
+                value = found.group(2).strip("'\"")
+                lines.append(f"set {found.group(1)}={value}")
+                rest = rest[found.end() :]
+            # Only double quotes quote there; what stood in them inside takes the others.
+            lines += [rest.translate(SWAPPED_QUOTES) if "'" in rest else rest] if rest else []
+        lines[-1] += mark + comment
+        typed += lines
+    return tuple(typed)
+
+
+def question(run: str, facts: Mapping[str, FactValue]) -> str | None:
+    """A command that decides between causes, filled in for the machine of these facts; None where it cannot be typed."""
+    command = fill(run, placeholders(facts))
+    if facts.get("place") != "windows":
+        return command
+    typed = typed_on_windows([command])
+    return " & ".join(typed) if typed else None
 
 
 def fix_of(advice: Advice, known: Mapping[str, str]) -> Fix:
@@ -75,9 +139,9 @@ def placeholders(facts: Mapping[str, FactValue]) -> dict[str, str]:
     if gfx:
         known["gfx"] = gfx
         families: Mapping[str, str] = load("log_advice")["family_index"]
-        family = next((name for prefix, name in families.items() if gfx.startswith(prefix)), None)
-        if family:
-            known["family_index"] = family
+        ours = next((name for prefix, name in families.items() if gfx.startswith(prefix)), None)
+        if ours:
+            known["family_index"] = ours
         row = architecture(gfx)
         if row and row.override:
             known["override"] = row.override.value
@@ -89,6 +153,11 @@ def placeholders(facts: Mapping[str, FactValue]) -> dict[str, str]:
     rocm, wheel = version_of(facts.get("rocm")), version_of(facts.get("torch_rocm"))
     known["torch_index"] = index_for(None, wheel) if wheel else known["index"]
     known["system_index"] = index_for(None, rocm) if rocm else known["index"]
+    if facts.get("place") == "windows":
+        # pytorch.org has ROCm wheels for Linux only.
+        family = known.get("family_index", "<family-index>")
+        for name in ("index", "torch_index", "system_index"):
+            known[name] = f"https://repo.amd.com/rocm/whl/{family}/"
     known["torch_release"] = version_of(facts.get("torch")) or "<torch-release>"
     known["rocm_release"] = rocm or wheel or "<rocm-release>"
     known["torch_rocm_full"] = wheel or "<torch's ROCm>"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import Any
 
-from fa_doctor.diagnosis.advice import fill, fixes_for, placeholders
+from fa_doctor.diagnosis.advice import fixes_for, question
 from fa_doctor.diagnosis.explain import CONFIDENT, FAINT, Candidate, Explanation, shortened
 from fa_doctor.diagnosis.failures import Knowledge
 from fa_doctor.report.document import fix_document
@@ -18,46 +18,50 @@ SCHEMA = "fa-doctor/diagnosis/1"
 # A second candidate at least this share as likely as the first makes it worth telling them apart.
 RIVAL = 0.25
 GUESSES = 3
-WIDTH = 110
+# What is wrapped is so wide where nobody says how wide the screen is; narrower than NARROWEST nothing gets.
+WIDTH = 100
+NARROWEST = 50
 
 
 def next_command(explanation: Explanation, known: Knowledge) -> tuple[str, str] | None:
-    """(command, what its outcome tells) that would decide between the candidates, or None where nothing is open."""
+    """(command, what its outcome tells) that would decide between the candidates, or None where nothing is open or
+    this system has no such command."""
     candidates = explanation.candidates
     if not candidates:
         return None
-    names = placeholders(explanation.context.values())
     open_question = candidates[0].confidence < CONFIDENT or (
         len(candidates) > 1 and candidates[1].confidence >= RIVAL * candidates[0].confidence
     )
     shared = [name for name, _ in candidates[0].failure.symptoms if name in explanation.symptoms]
     if open_question and shared:
         symptom = known.symptoms[shared[0]]
-        return fill(symptom.run, names), symptom.tells
-    failure = candidates[0].failure
-    if failure.run and failure.tells:
-        return fill(failure.run, names), failure.tells
-    return None
+        run, tells = symptom.run, symptom.tells
+    else:
+        failure = candidates[0].failure
+        run, tells = failure.run or "", failure.tells or ""
+    command = question(run, explanation.context.values())
+    return (command, tells) if command and tells else None
 
 
 def candidate_json(candidate: Candidate, explanation: Explanation, known: Knowledge) -> dict[str, Any]:
-    names = placeholders(explanation.context.values())
+    facts = explanation.context.values()
     evidence: list[dict[str, Any]] = [
         {"line": line.number or None, "text": shortened(line.text)} for line in candidate.lines
     ]
     told = {entry["text"] for entry in evidence}
     evidence += [{"line": None, "text": text} for fact in candidate.facts if (text := shortened(fact)) not in told]
     failure = candidate.failure
+    run = question(failure.run or "", facts)
     return {
         "cause": candidate.cause,
         "confidence": round(candidate.confidence, 3),
         "title": failure.title,
         "explanation": failure.explanation,
         "evidence": evidence,
-        "fixes": [fix_document(fix) for fix in fixes_for(failure, explanation.context.values(), candidate.evidence)],
+        "fixes": [fix_document(fix) for fix in fixes_for(failure, facts, candidate.evidence)],
         "failure": failure.id,
         "tracker": known.causes[candidate.cause].tracker,
-        "confirm": {"run": fill(failure.run, names), "tells": failure.tells} if failure.run else None,
+        "confirm": {"run": run, "tells": failure.tells} if run else None,
         "sources": list(failure.sources),
     }
 
@@ -81,12 +85,15 @@ def as_json(explanation: Explanation, known: Knowledge) -> str:
     )
 
 
-def as_text(explanation: Explanation, known: Knowledge) -> str:
-    """The diagnoses for a person: the cause, what proves it, what to do; else the guesses and what would decide."""
-    return "\n".join(text_lines(explanation, known)) + "\n"
+def as_text(explanation: Explanation, known: Knowledge, width: int = WIDTH) -> str:
+    """The diagnoses for a person: the cause, what proves it, what to do; else the guesses and what would decide.
+
+    Prose is wrapped at `width` columns. Commands are not: they are to be copied.
+    """
+    return "\n".join(text_lines(explanation, known, max(width, NARROWEST))) + "\n"
 
 
-def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
+def text_lines(explanation: Explanation, known: Knowledge, width: int) -> Iterator[str]:
     if not explanation.candidates:
         yield "Nothing in this text is a failure that fa-doctor knows."
         if explanation.context.facts.get("vendor") and explanation.context.facts["vendor"].value == "nvidia":
@@ -94,12 +101,12 @@ def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
         return
     first = explanation.confident
     if first:
-        yield f"{first.failure.title}  [{first.cause}, {first.confidence:.0%}]"
+        yield from wrapped(f"{first.failure.title}  [{first.cause}, {first.confidence:.0%}]", "", "  ", width)
         yield ""
-        yield from wrap(first.failure.explanation, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        yield from wrapped(first.failure.explanation, "  ", "  ", width)
         yield ""
-        yield from evidence_lines(first)
-        yield from fix_lines(first, explanation)
+        yield from evidence_lines(first, width)
+        yield from fix_lines(first, explanation, width)
     else:
         sure = explanation.candidates[0].confidence >= FAINT
         yield "Not decided. " + (
@@ -107,13 +114,14 @@ def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
         )
         for candidate in explanation.candidates[:GUESSES]:
             yield ""
-            yield f"  {candidate.confidence:4.0%}  {candidate.failure.title}  [{candidate.cause}]"
-            yield from evidence_lines(candidate, 2, "        ")
+            title = f"{candidate.confidence:4.0%}  {candidate.failure.title}  [{candidate.cause}]"
+            yield from wrapped(title, "  ", " " * 8, width)
+            yield from evidence_lines(candidate, width, 2, " " * 8)
     rivals = [each for each in explanation.candidates[1:GUESSES] if first and each.confidence >= 0.1]
     if rivals:
         yield "Less likely:"
         for rival in rivals:
-            yield f"  {rival.confidence:4.0%}  {rival.failure.title}  [{rival.cause}]"
+            yield from wrapped(f"{rival.confidence:4.0%}  {rival.failure.title}  [{rival.cause}]", "  ", " " * 8, width)
         yield ""
     following = next_command(explanation, known)
     if following:
@@ -121,23 +129,40 @@ def text_lines(explanation: Explanation, known: Knowledge) -> Iterator[str]:
             yield ""
         yield "To be sure, run:" if first else "To tell them apart, run:"
         yield f"    {following[0]}"
-        yield from wrap(following[1], WIDTH, initial_indent="  ", subsequent_indent="  ")
+        yield from wrapped(following[1], "  ", "  ", width)
 
 
-def evidence_lines(candidate: Candidate, most: int = 5, indent: str = "    ") -> Iterator[str]:
+def wrapped(text: str, first: str, rest: str, width: int) -> list[str]:
+    """The text in lines of at most `width` columns, with these indents; long words stay whole."""
+    return wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def evidence_lines(candidate: Candidate, width: int, most: int = 5, indent: str = "    ") -> Iterator[str]:
+    """The lines of the log and the facts that speak for the candidate, each on one or two lines of the screen."""
+    shown: list[str] = []
     for line in candidate.lines[:most]:
-        where = f"line {line.number}" if line.number else "given"
-        yield f"{indent}{where}: {shortened(line.text, 160)}"
+        where = f"line {line.number}: " if line.number else "given: "
+        text = shortened(line.text, 2 * (width - len(indent) - len(where)) - 8)
+        shown.append(text)
+        yield from wrapped(text, indent + where, indent + "  ", width)
     for fact in candidate.facts[: max(0, most - len(candidate.lines))]:
-        yield f"{indent}{shortened(fact, 160)}"
+        text = shortened(fact, 2 * (width - len(indent)) - 8)
+        if not any(text in other for other in shown):
+            shown.append(text)
+            yield from wrapped(text, indent, indent + "  ", width)
 
 
-def fix_lines(candidate: Candidate, explanation: Explanation) -> Iterator[str]:
+def fix_lines(candidate: Candidate, explanation: Explanation, width: int) -> Iterator[str]:
     yield ""
     yield "What to do:"
     for number, fix in enumerate(fixes_for(candidate.failure, explanation.context.values(), candidate.evidence), 1):
         needs = f"  (needs {fix.needs.value})" if fix.needs else ""
-        yield f"  {number}. {fix.title}{needs}"
+        yield from wrapped(f"{fix.title}{needs}", f"  {number}. ", " " * 5, width)
         for command in fix.commands:
-            yield f"       {command}"
+            typed, mark, comment = command.partition("    # ")
+            yield f"       {typed}"
+            if mark:
+                yield from wrapped(comment, "       # ", "       # ", width)
     yield ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -268,3 +270,16 @@ def test_what_only_one_case_says_comes_from_the_software_or_stands_in_several_th
     for (failure_id, position), ids in owners.items():
         signature = by_id[failure_id].signatures[position]
         assert len(ids) > 1 or len(signature.seen) >= 2, (failure_id, signature.phrases[0], ids)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_every_command_is_valid_for_a_shell() -> None:
+    commands = {command for _, fix in all_fixes() for command in (*fix.commands, *(fix.undo or ()))}
+    typed = [
+        each for each in commands if not each.startswith(("RUN ", "set ", "for /f ", ".venv\\"))
+    ]  # Dockerfile and Windows
+    assert len(typed) > 200
+    # What stands in angle brackets is for the reader to fill in.
+    script = "\n".join(f"f() {{\n{re.sub(r'<[^<>=]*[a-zA-Z]>', 'x', each)}\n:\n}}" for each in typed)
+    checked = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, timeout=60)
+    assert not checked.stderr
