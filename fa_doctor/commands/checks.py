@@ -43,7 +43,8 @@ def command(id: str | None, format_: str) -> int:
         text = "".join(_page(found) for found in checks)
     else:
         ordered = sorted(checks, key=lambda found: found.id)
-        text = "".join(f"{found.id}  {found.name:<32}{found.summary}\n" for found in ordered)
+        width = max(len(found.name) for found in ordered)
+        text = "".join(f"{found.id}  {found.name:<{width}}  {found.summary}\n" for found in ordered)
     write_output(text, None)
     return 0
 
