@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEATURE_STEPS",
+    "NO_SEARCH",
     "SDPA_STEP",
     "SMOKE_STEPS",
     "gather",
@@ -45,7 +46,7 @@ SMOKE_STEPS = (
 )
 FEATURE_STEPS = ("import torch", "find the device", "import flash_attn", "try the features")
 # A search for the best tiles at every first call would take minutes, and says nothing about whether kernels are right.
-_NO_SEARCH = {"FLASH_ATTENTION_TRITON_AMD_AUTOTUNE": "FALSE"}
+NO_SEARCH = {"FLASH_ATTENTION_TRITON_AMD_AUTOTUNE": "FALSE"}
 _SHARE = 0.8  # of the time that is left: the rest is for the checks and the report
 
 
@@ -89,7 +90,7 @@ def hiding_variable(host: Host, torch: Torch | None) -> str:
 
 def smoke(host: Host, python: str, devices: list[int | None], timeout_s: float, hide_by: str | None) -> list[Probe]:
     """The smoke test on each of the devices, side by side."""
-    return launch(host, python, "smoke", SMOKE_STEPS, devices, timeout_s, hide_by=hide_by, env=_NO_SEARCH)
+    return launch(host, python, "smoke", SMOKE_STEPS, devices, timeout_s, hide_by=hide_by, env=NO_SEARCH)
 
 
 def gather(
@@ -124,7 +125,7 @@ def gather(
         good = next(probe.device for probe in probes if probe.complete)
         left = (deadline - time.monotonic()) * _SHARE
         probes += launch(
-            host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by, env=_NO_SEARCH
+            host, python.executable, "features", FEATURE_STEPS, [good], left, hide_by=hide_by, env=NO_SEARCH
         )
     if speed:
         # One after the other: devices that share a power budget or a host would disturb each other's times.

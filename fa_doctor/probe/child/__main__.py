@@ -1,7 +1,8 @@
 """`python FOLDER REQUEST`: runs one kind of probe and reports each step as it goes.
 
 FOLDER is this package's; REQUEST is JSON: {"mode": "smoke"|"features"|"speed", "kernels": FOLDER of the kernels, "deadline": in
-time.monotonic seconds, when the caller kills it, if it does, ...}.
+time.monotonic seconds, when the caller kills it, if it does, ...}; "module" in place of "kernels" is the name of an installed
+module that has their functions.
 Reports are JSON lines on the file descriptor FA_DOCTOR_REPORT_FD; what libraries print goes where they print it.
 """
 
@@ -33,8 +34,14 @@ def main() -> None:
     reporter = importlib.import_module("fa_doctor_probe_child.reporter")
     report = reporter.Reporter(int(os.environ["FA_DOCTOR_REPORT_FD"]), request.get("deadline"))
     mode = importlib.import_module(f"fa_doctor_probe_child.{request['mode']}")
+
+    def load_kernels():  # type: ignore[no-untyped-def]
+        if request.get("module"):
+            return importlib.import_module(request["module"])
+        return load_package("fa_doctor_kernels", request["kernels"])
+
     try:
-        mode.run(request, report, lambda: load_package("fa_doctor_kernels", request["kernels"]))
+        mode.run(request, report, load_kernels)
     except reporter.StepFailed:
         sys.stdout.flush()
         sys.stderr.flush()

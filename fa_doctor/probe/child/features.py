@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from .device import uses_gpu
 from .outcome import Ignored, Missing, outcome
 from .reference import Case, attention, budget, compare, math_attention
 from .reporter import Reporter
@@ -16,20 +17,25 @@ STEPS = ("import torch", "find the device", "import flash_attn", "try the featur
 
 
 def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], Any]) -> None:
-    """{"device", "seed", "module": name of the module to try (default flash_attn)}."""
+    """{"device", "seed", "module": name of the module to try (default flash_attn)}.
+
+    Where the device may be any and there is no GPU, the module is imported and not called: others' kernels need one.
+    """
     with report.step("import torch") as details:
         import torch
 
         details["version"] = torch.__version__
     with report.step("find the device") as details:
-        if request["device"] == "cuda":
+        on_gpu = uses_gpu(torch, request)
+        if on_gpu:
             details["name"] = torch.cuda.get_device_properties(0).name
-        device = torch.device("cuda", 0) if request["device"] == "cuda" else torch.device("cpu")
+        device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
     with report.step("import flash_attn") as details:
         module = importlib.import_module(request.get("module", "flash_attn"))
         details["version"] = getattr(module, "__version__", None)
     with report.step("try the features") as details:
-        details["features"] = try_features(torch, module, device, int(request["seed"]))
+        if on_gpu or request["device"] != "any":
+            details["features"] = try_features(torch, module, device, int(request["seed"]))
 
 
 def try_features(torch: Any, module: Any, device: Any, seed: int) -> dict[str, dict[str, str]]:

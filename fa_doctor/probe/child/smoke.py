@@ -16,9 +16,11 @@ own libraries, its context and its first launches add was not measured:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+from .device import uses_gpu
 from .prepare import compile_side_by_side, in_background
 from .reporter import Reporter
 from .sdpa import reference_of, try_sdpa
@@ -42,20 +44,26 @@ STEPS = (
 
 
 def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], Any]) -> None:
-    """{"device": "cuda"|"cpu", "seed": int}. On "cpu" the kernels run in Triton's interpreter (the caller sets
-    TRITON_INTERPRET=1 before Python starts), which says nothing about a GPU."""
-    on_gpu = request["device"] == "cuda"
+    """{"device": "cuda"|"cpu"|"any", "seed": int, "attention": bool (default true; else it ends with Triton's import)}.
+
+    On the CPU the kernels run in Triton's interpreter where the caller set TRITON_INTERPRET=1 before Python started, which
+    says nothing about a GPU; else attention is computed as programs there have it, in PyTorch.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    wants_attention = bool(request.get("attention", True))
     seed = int(request["seed"])
     with report.step("import torch") as details:
         import torch
 
+        on_gpu = uses_gpu(torch, request)
         details.update(version=torch.__version__, hip=torch.version.hip, cuda=torch.version.cuda)
-        # What the results are held against is computed on the CPU while the GPU wakes up and kernels are compiled.
-        dense = [DenseTrial(torch, case, seed) for case in cases(on_gpu)]
-        varlen, decode = VarlenTrial(torch, seed, on_gpu), DecodeTrial(torch, seed, on_gpu)
-        of_sdpa = reference_of(torch, seed)
-        wanted = [*(trial.reference for trial in dense), varlen.reference, decode.reference]
-        references = in_background([*wanted, of_sdpa] if on_gpu else wanted)
+        if wants_attention:
+            # What the results are held against is computed on the CPU while the GPU wakes up and kernels are compiled.
+            dense = [DenseTrial(torch, case, seed) for case in cases(on_gpu)]
+            varlen, decode = VarlenTrial(torch, seed, on_gpu), DecodeTrial(torch, seed, on_gpu)
+            of_sdpa = reference_of(torch, seed)
+            wanted = [*(trial.reference for trial in dense), varlen.reference, decode.reference]
+            references = in_background([*wanted, of_sdpa] if on_gpu else wanted)
     with report.step("find the device") as details:
         if on_gpu:
             if not torch.cuda.is_available():
@@ -71,25 +79,17 @@ def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], An
     with report.step("allocate, copy and multiply") as details:
         if on_gpu:
             details["free_bytes"] = torch.cuda.mem_get_info()[0]
-        generator = torch.Generator().manual_seed(seed)
-        a = torch.randint(-4, 5, (256, 192), generator=generator).to(torch.float16)
-        b = torch.randint(-4, 5, (192, 320), generator=generator).to(torch.float16)
-        # Small whole numbers: the product is exact in float16 with float32 sums, so any difference is a fault.
-        product = (a.to(device) @ b.to(device)).to("cpu")
-        if not torch.equal(product.double(), a.double() @ b.double()):
-            raise AssertionError("a matrix product of small whole numbers came back wrong")
+        if on_gpu or wants_attention:
+            _multiply(torch, device, seed)
     with report.step("import Triton") as details:
         import triton
 
         details["version"] = triton.__version__
+    if not wants_attention:
+        return
     with report.step("run a one-line kernel"):
-        from .one_line import add_one
-
-        x = torch.arange(300, dtype=torch.float32)
-        y = torch.full_like(x, float("nan")).to(device)
-        add_one[(3,)](x.to(device), y, 300, BLOCK=128)
-        if not torch.equal(y.to("cpu"), x + 1):
-            raise AssertionError("a Triton kernel that adds one came back wrong")
+        if on_gpu or interpreted:
+            _run_one_line(torch, device)
     origin = OriginTrial(torch, seed, on_gpu)
     with report.step("compile the attention kernels") as details:
         kernels = load_kernels()
@@ -108,3 +108,23 @@ def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], An
         if on_gpu:
             details["backends"] = try_sdpa(torch, device, seed, of_sdpa)
     references.shutdown()
+
+
+def _multiply(torch: Any, device: Any, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randint(-4, 5, (256, 192), generator=generator).to(torch.float16)
+    b = torch.randint(-4, 5, (192, 320), generator=generator).to(torch.float16)
+    # Small whole numbers: the product is exact in float16 with float32 sums, so any difference is a fault.
+    product = (a.to(device) @ b.to(device)).to("cpu")
+    if not torch.equal(product.double(), a.double() @ b.double()):
+        raise AssertionError("a matrix product of small whole numbers came back wrong")
+
+
+def _run_one_line(torch: Any, device: Any) -> None:
+    from .one_line import add_one
+
+    x = torch.arange(300, dtype=torch.float32)
+    y = torch.full_like(x, float("nan")).to(device)
+    add_one[(3,)](x.to(device), y, 300, BLOCK=128)
+    if not torch.equal(y.to("cpu"), x + 1):
+        raise AssertionError("a Triton kernel that adds one came back wrong")

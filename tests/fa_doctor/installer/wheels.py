@@ -62,7 +62,11 @@ def torch(
 ) -> Wheel:
     """A torch that knows its version and what it was built for, and has a command."""
     about = f"__version__ = {version!r}\nhip = {hip!r}\ncuda = {cuda!r}\n"
-    body = f"from . import version\nfrom .version import __version__\n\ndef main():\n    print({version!r})\n"
+    body = (
+        "from types import SimpleNamespace\n\nfrom . import version\nfrom .version import __version__\n\n"
+        "cuda = SimpleNamespace(is_available=lambda: False)\ndevice = str\n\n"
+        f"def main():\n    print({version!r})\n"
+    )
     modules = {"torch/__init__.py": body, "torch/version.py": about, "torch/lib/libtorch.so": "not a library\n" * 2000}
     needs = ("filelock", "typing-extensions>=4.10.0", *requires)
     return Wheel("torch", version, needs, modules, tag, scripts=("torchrun",))
