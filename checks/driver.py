@@ -301,11 +301,11 @@ def _as_ls(node: DeviceNode) -> str:
 def version(machine: Machine) -> Verdicts:
     """The kernel driver and the ROCm that runs on it were tested together.
 
-    Why it matters: each driver package of AMD is tested with a few releases of the user space before and after it.
-    Far apart, initialisation fails, or calls between GPUs do. What counts is the ROCm that the program loads: for torch
-    the one its wheel was built for.
+    Why it matters: each driver package of AMD is tested with a few releases of the user space before and after it; from
+    ROCm 6.4 on AMD keeps both compatible for a year each way. Far apart, initialisation fails, or calls between GPUs do.
+    What counts is the ROCm that the program loads: for torch the one its wheel was built for.
     How to fix: bring the driver package up to date, or take a torch that was built for an older ROCm.
-    Sources: https://rocm.docs.amd.com/projects/install-on-linux/en/docs-6.3.0/reference/user-kernel-space-compat-matrix.html;
+    Sources: https://rocm.docs.amd.com/projects/install-on-linux/en/latest/reference/user-kernel-space-compat-matrix.html;
     ROCm/amdgpu-docs PR 97; ROCm/legacy-rocm-build issue 1583
     """
     driver = machine.driver

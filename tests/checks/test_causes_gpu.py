@@ -150,13 +150,13 @@ def mode_alone_tells() -> Staged:
 
 def old_driver_package() -> Staged:
     machine = rx7900xtx()
-    machine.files["/sys/module/amdgpu/version"] = "6.8.5\n"
+    machine.files["/sys/module/amdgpu/version"] = "6.7.0\n"
     return machine
 
 
 def slightly_old_driver_package() -> Staged:
     machine = mi300x()
-    machine.files["/sys/module/amdgpu/version"] = "6.10.5\n"
+    machine.files["/sys/module/amdgpu/version"] = "6.3.6\n"
     return machine
 
 

@@ -255,6 +255,7 @@ def flash_attn_for_another_python() -> Staged:
 def triton_too_new_for_flash_attn() -> Staged:
     machine = mi300x()
     _replace_torch(machine, "2.15.0", local="rocm7.14", triton=("triton-rocm", "3.9.0"))
+    machine.files["/sys/module/amdgpu/version"] = "6.19.14\n"
     return upstream(machine)
 
 

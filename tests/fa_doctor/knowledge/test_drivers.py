@@ -37,7 +37,7 @@ def test_a_version_is_found_as_dkms_names_it_too() -> None:
 
 @pytest.mark.parametrize(
     ("rocm", "apart"),
-    [("6.3.4", 0), ("6.0.2", 0), ("6.4", 1), ("7.2.1", 4), ("7.14.0", 5), ("10.0.0", 5), ("5.7.1", -1), ("5.6", -2), ("5.2", None), ("x", None)],
+    [("6.3.4", 0), ("6.0.2", 0), ("6.4", 1), ("7.2.1", 4), ("7.14.0", 5), ("10.0.0", 5), ("5.7.1", -1), ("5.6", -2), ("5.4.3", -4), ("5.2", None), ("x", None)],
 )  # fmt: skip
 def test_how_far_a_release_is_from_what_was_tested(rocm: str, apart: int | None) -> None:
     assert releases_beyond(("6.0", "6.1", "6.2", "6.3"), rocm) == apart
