@@ -6,12 +6,12 @@ Each case takes a healthy machine and breaks one thing; all checks run, and noth
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import healthy
 import pytest
+from cause_cases import Case, commands, judge, name_of
 from healthy import (
     GIB,
     RENDER,
@@ -25,25 +25,13 @@ from healthy import (
 )
 from tiny_elf import tiny_elf
 
-from fa_doctor.diagnosis.model import Finding, Status
+from fa_doctor.diagnosis.model import Status
 from fa_doctor.facts.python import QUESTION
 
 mi300x = partial(healthy.mi300x, 1)  # one card is enough here, and staged in half the time
 
 ENABLE = "FLASH_ATTENTION_TRITON_AMD_ENABLE"
 AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is broken, what must be found, and a piece of the command that mends it."""
-
-    name: str
-    build: Callable[[], Staged]
-    found: dict[str, str | None]
-    status: Status = Status.FAIL
-    fix: str = ""
-    warned: dict[str, str | None] = field(default_factory=dict)  # what is true of such a machine besides
 
 
 def cuda_torch(build: Callable[[], Staged] = mi300x) -> Staged:
@@ -549,17 +537,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_exactly_the_cause_is_found(case: Case, tmp_path: Path) -> None:
-    _, findings = examine(case.build(), tmp_path)
-    assert trouble(findings) == case.found | case.warned
-    (finding,) = [found for found in findings if found.id in case.found]
-    assert finding.status is case.status
-    assert finding.verdict.evidence
-    commands = _commands(finding)
-    assert case.fix in "\n".join(commands)
-    for forbidden in ("chmod 666", "chmod 777", "--privileged", "ln -s", "nvidia-smi", "cuda-toolkit"):
-        assert not any(forbidden in command for command in commands)
+    judge(case, tmp_path)
 
 
 def test_a_torch_that_hides_another_is_named(tmp_path: Path) -> None:
@@ -575,7 +555,7 @@ def test_a_torch_that_hides_another_is_named(tmp_path: Path) -> None:
     assert trouble(findings) == {"TOR101": "torch-not-rocm"}
     (finding,) = [found for found in findings if found.id == "TOR101"]
     assert f"It hides torch 2.9.1+rocm6.4 in {machine.site}." in finding.verdict.detail
-    assert _commands(finding) == ["Take /opt/wrong out of PYTHONPATH", "unset PYTHONPATH"]
+    assert commands([finding]) == ["Take /opt/wrong out of PYTHONPATH", "unset PYTHONPATH"]
 
 
 def test_kernels_that_were_tuned_before_need_no_variable(tmp_path: Path) -> None:
@@ -592,10 +572,6 @@ def test_kernels_that_were_tuned_before_need_no_variable(tmp_path: Path) -> None
 def test_upstream_flash_attn_on_cdna_warns_of_what_it_ignores_only(tmp_path: Path) -> None:
     _, findings = examine(upstream(mi300x()), tmp_path)
     assert trouble(findings) == {"FAT007": "unsupported-feature"}
-
-
-def _commands(finding: Finding) -> list[str]:
-    return [line for fix in finding.verdict.fixes for line in (fix.title, *fix.commands)]
 
 
 def _disk(mount_point: str, filesystem: str) -> dict[str, object]:

@@ -6,28 +6,16 @@ As in test_causes_python_world: a healthy machine with one thing broken; all che
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cause_cases import Case, commands, judge, name_of
 from healthy import Staged, examine, in_container, mi300x, rx7900xtx, trouble, unbundle, wsl
 from tiny_elf import tiny_elf
 
 from fa_doctor.diagnosis.model import Finding, Status
 from fa_doctor.facts.loaded import CHILD
 from fa_doctor.level import Level
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is broken, what must be found, and a piece of the command that mends it."""
-
-    name: str
-    build: Callable[[], Staged]
-    found: dict[str, str | None]
-    fix: str = ""
-    status: Status = Status.FAIL
 
 
 def second_rocm(machine: Staged, release: str = "7.1.0") -> None:
@@ -301,62 +289,66 @@ REGISTER_IMAGE = "RUN echo /opt/rocm/lib > /etc/ld.so.conf.d/rocm.conf && ldconf
 WARN = Status.WARN
 
 CASES = [
-    Case("no ROCm", no_rocm, {"ROC001": "rocm-not-installed"}, "torch==2.13.0+rocm7.2"),
-    Case("half a ROCm", rocm_without_its_runtime, {"ROC001": "rocm-not-installed"}, "torch==2.9.1+rocm6.4"),
-    Case("no ROCm in an image", no_rocm_in_an_image, {"ROC001": "rocm-not-installed"}, "FROM rocm/"),
-    Case("another major ROCm", rocm_of_another_major_release, {"ROC002": MISMATCH}, "torch==2.9.1+rocm6.4"),
-    Case("not registered", folder_not_registered, {"LIB001": MISSING}, NAME_IT),
-    Case("not registered, host", folder_not_registered, {"LIB001": MISSING}, REGISTER),
-    Case("not registered, root", folder_not_registered_for_root, {"LIB001": MISSING}, REGISTER.replace("sudo ", "")),
-    Case("not registered, image", folder_not_registered_in_an_image, {"LIB001": MISSING}, REGISTER_IMAGE),
-    Case("ldconfig not run", ldconfig_not_run, {"LIB001": MISSING}, "\nsudo ldconfig"),
-    Case("a path is set", library_path_is_taken, {"LIB001": MISSING}, f"{NAME_IT}:/usr/local/lib"),
-    Case("bundled file gone", bundled_library_gone, {"LIB001": MISSING}, "--force-reinstall --no-deps"),
-    Case("bundled file is text", bundled_library_is_no_library, {"LIB001": MISSING}, "--force-reinstall"),
-    Case("libnuma gone", system_library_gone, {"LIB001": MISSING}, "apt-get install -y libnuma1"),
-    Case("LD_LIBRARY_PATH", library_path_before_torch, {"LIB002": CONFLICT}, "export LD_LIBRARY_PATH=/usr/local/lib"),
-    Case("LD_PRELOAD", preload_of_another_release, {"LIB002": CONFLICT}, "unset LD_PRELOAD"),
-    Case("companion", companion_of_another_release, {"LIB003": CONFLICT}, "--no-build-isolation"),
-    Case("companion, gone", companion_of_a_gone_release, {"LIB003": MISSING}, "--no-binary exllamav2"),
+    Case("no ROCm", no_rocm, {"ROC001": "rocm-not-installed"}, fix="torch==2.13.0+rocm7.2"),
+    Case("half a ROCm", rocm_without_its_runtime, {"ROC001": "rocm-not-installed"}, fix="torch==2.9.1+rocm6.4"),
+    Case("no ROCm in an image", no_rocm_in_an_image, {"ROC001": "rocm-not-installed"}, fix="FROM rocm/"),
+    Case("another major ROCm", rocm_of_another_major_release, {"ROC002": MISMATCH}, fix="torch==2.9.1+rocm6.4"),
+    Case("not registered", folder_not_registered, {"LIB001": MISSING}, fix=NAME_IT),
+    Case("not registered, host", folder_not_registered, {"LIB001": MISSING}, fix=REGISTER),
+    Case(
+        "not registered, root", folder_not_registered_for_root, {"LIB001": MISSING}, fix=REGISTER.replace("sudo ", "")
+    ),
+    Case("not registered, image", folder_not_registered_in_an_image, {"LIB001": MISSING}, fix=REGISTER_IMAGE),
+    Case("ldconfig not run", ldconfig_not_run, {"LIB001": MISSING}, fix="\nsudo ldconfig"),
+    Case("a path is set", library_path_is_taken, {"LIB001": MISSING}, fix=f"{NAME_IT}:/usr/local/lib"),
+    Case("bundled file gone", bundled_library_gone, {"LIB001": MISSING}, fix="--force-reinstall --no-deps"),
+    Case("bundled file is text", bundled_library_is_no_library, {"LIB001": MISSING}, fix="--force-reinstall"),
+    Case("libnuma gone", system_library_gone, {"LIB001": MISSING}, fix="apt-get install -y libnuma1"),
+    Case(
+        "LD_LIBRARY_PATH", library_path_before_torch, {"LIB002": CONFLICT}, fix="export LD_LIBRARY_PATH=/usr/local/lib"
+    ),
+    Case("LD_PRELOAD", preload_of_another_release, {"LIB002": CONFLICT}, fix="unset LD_PRELOAD"),
+    Case("companion", companion_of_another_release, {"LIB003": CONFLICT}, fix="--no-build-isolation"),
+    Case("companion, gone", companion_of_a_gone_release, {"LIB003": MISSING}, fix="--no-binary exllamav2"),
     Case("rocm packages", rocm_packages_of_two_versions, {"ROC003": CONFLICT}),
-    Case("Triton, other HIP", triton_told_of_another_hip, {"LIB101": CONFLICT}, "unset TRITON_LIBHIP_PATH"),
-    Case("Triton, two ROCms", triton_refuses_two_rocms, {"LIB101": CONFLICT}, "uninstall -y rocm-sdk-core"),
-    Case("Triton, no HIP", triton_told_of_nothing, {"LIB101": "triton-hip-library-not-found"}, "unset TRITON_LIBHIP"),
-    Case("no ld.lld", no_linker, {"CCP002": "triton-linker-missing"}, "pytorch-triton-rocm==3.2.0"),
+    Case("Triton, other HIP", triton_told_of_another_hip, {"LIB101": CONFLICT}, fix="unset TRITON_LIBHIP_PATH"),
+    Case("Triton, two ROCms", triton_refuses_two_rocms, {"LIB101": CONFLICT}, fix="uninstall -y rocm-sdk-core"),
+    Case(
+        "Triton, no HIP", triton_told_of_nothing, {"LIB101": "triton-hip-library-not-found"}, fix="unset TRITON_LIBHIP"
+    ),
+    Case("no ld.lld", no_linker, {"CCP002": "triton-linker-missing"}, fix="pytorch-triton-rocm==3.2.0"),
     Case(
         "ld.lld elsewhere",
         linker_elsewhere,
         {"CCP002": "triton-linker-missing"},
-        "export TRITON_HIP_LLD_PATH=/opt/rocm-6.2.4/lib/llvm/bin/ld.lld",
+        fix="export TRITON_HIP_LLD_PATH=/opt/rocm-6.2.4/lib/llvm/bin/ld.lld",
     ),
-    Case("old ld.lld", linker_too_old, {"CCP002": "triton-linker-missing"}, "pytorch-triton-rocm==3.4.0"),
-    Case("old ld.lld, Debian", linker_too_old_on_debian_12, {"CCP002": "triton-linker-missing"}, "install -y lld-15"),
-    Case("no compiler", no_compiler, {"CCP001": "host-compiler-missing"}, "sudo apt-get install -y gcc libc6-dev"),
-    Case("no compiler, image", no_compiler_in_an_image, {"CCP001": "host-compiler-missing"}, "RUN apt-get update &&"),
-    Case("CC is gone", compiler_of_a_gone_module, {"CCP001": "host-compiler-missing"}, "unset CC"),
-    Case("no C headers", compiler_without_headers, {"CCP001": "host-compiler-missing"}, "libc6-dev"),
-    Case("Triton's headers", headers_of_triton_gone, {"CCP003": "hip-headers-missing"}, "pytorch-triton-rocm==3.5.1"),
-    Case("aiter's headers", aiter_finds_no_headers, {"CCP003": "hip-headers-missing"}, "export ROCM_HOME=/opt/rocm"),
-    Case("no hipcc", aiter_without_hipcc, {"ROC004": "rocm-not-installed"}, "export AITER_TRITON_ONLY=1", WARN),
-    Case("old hipcc", aiter_with_an_old_hipcc, {"ROC004": MISMATCH}, "export AITER_TRITON_ONLY=1", WARN),
+    Case("old ld.lld", linker_too_old, {"CCP002": "triton-linker-missing"}, fix="pytorch-triton-rocm==3.4.0"),
+    Case(
+        "old ld.lld, Debian", linker_too_old_on_debian_12, {"CCP002": "triton-linker-missing"}, fix="install -y lld-15"
+    ),
+    Case("no compiler", no_compiler, {"CCP001": "host-compiler-missing"}, fix="sudo apt-get install -y gcc libc6-dev"),
+    Case(
+        "no compiler, image", no_compiler_in_an_image, {"CCP001": "host-compiler-missing"}, fix="RUN apt-get update &&"
+    ),
+    Case("CC is gone", compiler_of_a_gone_module, {"CCP001": "host-compiler-missing"}, fix="unset CC"),
+    Case("no C headers", compiler_without_headers, {"CCP001": "host-compiler-missing"}, fix="libc6-dev"),
+    Case(
+        "Triton's headers", headers_of_triton_gone, {"CCP003": "hip-headers-missing"}, fix="pytorch-triton-rocm==3.5.1"
+    ),
+    Case(
+        "aiter's headers", aiter_finds_no_headers, {"CCP003": "hip-headers-missing"}, fix="export ROCM_HOME=/opt/rocm"
+    ),
+    Case(
+        "no hipcc", aiter_without_hipcc, {"ROC004": "rocm-not-installed"}, fix="export AITER_TRITON_ONLY=1", status=WARN
+    ),
+    Case("old hipcc", aiter_with_an_old_hipcc, {"ROC004": MISMATCH}, fix="export AITER_TRITON_ONLY=1", status=WARN),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_exactly_the_cause_is_found(case: Case, tmp_path: Path) -> None:
-    _, findings = examine(case.build(), tmp_path)
-    assert trouble(findings) == case.found
-    (finding,) = [found for found in findings if found.id in case.found and found.status in (Status.FAIL, WARN)]
-    assert finding.status is case.status
-    assert finding.verdict.evidence
-    commands = commands_of(finding)
-    assert case.fix in "\n".join(commands)
-    for forbidden in ("chmod 666", "--privileged", "ln -s", "HSA_OVERRIDE_GFX_VERSION", "cuda"):
-        assert not any(forbidden in command for command in commands)
-
-
-def commands_of(finding: Finding) -> list[str]:
-    return [line for fix in finding.verdict.fixes for line in (fix.title, *fix.commands)]
+    judge(case, tmp_path)
 
 
 def test_other_versions_on_the_system_are_no_fault(tmp_path: Path) -> None:
@@ -373,7 +365,7 @@ def test_a_library_that_lies_nowhere_is_not_promised_by_ld_library_path(tmp_path
     machine.remove_below(f"{machine.site}/torch/lib/libMIOpen.so")
     _, findings = examine(machine, tmp_path)
     (finding,) = [found for found in findings if found.id == "LIB001"]
-    assert not any("LD_LIBRARY_PATH" in line for line in commands_of(finding))
+    assert not any("LD_LIBRARY_PATH" in line for line in commands([finding]))
 
 
 def imported(machine: Staged, *steps: dict[str, object], returncode: int = 0, **ending: object) -> Staged:
@@ -414,7 +406,7 @@ def test_two_releases_in_the_process(tmp_path: Path) -> None:
     found = deep(imported(machine, *steps_of(machine, "/opt/rocm-7.1.0/lib/libMIOpen.so.1")), tmp_path)
     assert found["LIB202"].status is Status.FAIL
     assert found["LIB202"].verdict.cause == CONFLICT
-    assert "unset LD_LIBRARY_PATH" in commands_of(found["LIB202"])
+    assert "unset LD_LIBRARY_PATH" in commands([found["LIB202"]])
 
 
 def test_the_hsa_runtime_of_wsl_is_no_second_release(tmp_path: Path) -> None:
