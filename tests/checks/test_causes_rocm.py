@@ -348,7 +348,9 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_exactly_the_cause_is_found(case: Case, tmp_path: Path) -> None:
-    judge(case, tmp_path)
+    lines = judge(case, tmp_path)
+    for beside_the_point in ("HSA_OVERRIDE_GFX_VERSION", "cuda"):
+        assert beside_the_point not in lines
 
 
 def test_other_versions_on_the_system_are_no_fault(tmp_path: Path) -> None:
