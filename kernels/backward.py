@@ -30,25 +30,24 @@ def backward(call: Call, dout, q, k, v, out, lse, cu_q=None, cu_k=None, slopes=N
     dq, dk, dv = (make(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     if min(q.numel(), k.numel(), call.max_seqlen_q, call.max_seqlen_k) == 0:
         return dq, dk, dv
-    lse_log2, delta = torch.empty((2, *lse.shape), dtype=lse.dtype, device=lse.device).unbind()
-    tensors = (dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, lse_log2, delta, dq, dk, dv)
-    key = launching.plan_key("backward", call, *tensors[:10]) if dlse is None else None
-    plan = launching.known(key)
+    tensors = (dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, lse)
+    made = (torch.empty_like(lse), torch.empty_like(lse), dq, dk, dv)
+    key, plan = launching.look_up("backward", call, tensors) if dlse is None else (None, None)
     with compat.device_guard(q):
         if plan is not None:
-            plan.again(tensors)
+            plan.again(launching.addresses(*tensors, *made))
         else:
-            launching.remember(key, _plan(call, *tensors))
+            launching.remember(key, _plan(call, dlse, *tensors, *made))
     return dq, dk, dv
 
 
-def _plan(call: Call, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, dlse, lse, lse_log2, delta, dq, dk, dv):
+def _plan(call: Call, dlse, dout, q, k, v, out, cu_q, cu_k, slopes, rng_state, lse, lse_log2, delta, dq, dk, dv):
     """Launches the kernels; returns what it takes to do so again."""
     tensors = {
         "dout": dout, "q": q, "k": k, "v": v, "out": out, "cu_q": cu_q, "cu_k": cu_k, "slopes": slopes,
-        "rng": rng_state, "dlse": dlse, "lse": lse, "lse_log2": lse_log2, "delta": delta, "dq": dq, "dk": dk, "dv": dv,
+        "rng": rng_state, "lse": lse, "lse_log2": lse_log2, "delta": delta, "dq": dq, "dk": dk, "dv": dv,
     }  # fmt: skip
-    plan = launching.Plan(**tensors)
+    plan = launching.Plan(call, **tensors)
     batch, heads, heads_k, head_dim = call.batch(q, cu_q), q.shape[-2], k.shape[-2], q.shape[-1]
     target = compat.target_name(q)
     common = {"HEAD_DIM": head_dim, "BLOCK_D": call.block_d(head_dim)}

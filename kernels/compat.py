@@ -14,13 +14,16 @@ import triton.language as tl
 __all__ = [
     "FUSED",
     "INTERPRETED",
+    "LAUNCHES_WITH_CONSTANTS",
     "RUNS_COMPILED",
     "TRITON_VERSION",
     "device_guard",
     "interpreting",
+    "launches_are_watched",
     "target_name",
     "tile_descriptors",
     "use_kernels",
+    "variable",
 ]
 
 TRITON_VERSION: tuple[int, ...] = tuple(int(part) for part in triton.__version__.split("+")[0].split(".")[:2])
@@ -35,11 +38,28 @@ def interpreting() -> bool:
 # Triton 3.9, which warns that the next release will turn it off.
 FUSED = {"enable_fp_fusion": True}
 
-# Whether a compiled kernel can be launched by itself with all arguments of the source, constants included.
-RUNS_COMPILED = TRITON_VERSION >= (3, 6) and not interpreting()
+# Whether launches end at a compiled kernel, which can be launched again by itself; and whether it is then given the
+# constants too, which Triton 3.2 leaves out.
+RUNS_COMPILED = not interpreting()
+LAUNCHES_WITH_CONSTANTS = TRITON_VERSION >= (3, 3)
 
 # Triton's interpreter keeps bfloat16 as bit patterns and would multiply those: kernels ask this first.
 INTERPRETED = tl.constexpr(interpreting())
+
+
+_ENVIRONMENT: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
+
+
+def variable(name: str) -> str:
+    """A variable of the environment as it is now, "" where it is not set.
+
+    os.environ.get raises and catches an error where it is not set, which every call of a kernel would wait for; what it
+    looks into is asked directly, where it is the dictionary that CPython has there.
+    """
+    if type(_ENVIRONMENT) is not dict:
+        return os.environ.get(name, "")
+    value = _ENVIRONMENT.get(name.encode())
+    return "" if value is None else os.fsdecode(value)
 
 
 def use_kernels(tensor: torch.Tensor) -> bool:
@@ -48,7 +68,7 @@ def use_kernels(tensor: torch.Tensor) -> bool:
     FA_DOCTOR_KERNELS=triton or reference decides; unset, a GPU tensor goes to the kernels, a CPU tensor only in
     Triton's interpreter.
     """
-    choice = os.environ.get("FA_DOCTOR_KERNELS", "")
+    choice = variable("FA_DOCTOR_KERNELS")
     if choice not in ("", "triton", "reference"):
         raise ValueError(f"FA_DOCTOR_KERNELS is {choice!r}; it may be 'triton', 'reference' or unset")
     if tensor.dtype == torch.float64:
@@ -58,6 +78,17 @@ def use_kernels(tensor: torch.Tensor) -> bool:
     if choice:
         return choice == "triton"
     return tensor.is_cuda or interpreting()
+
+
+_HOOKS: Any = triton.knobs.runtime if TRITON_VERSION >= (3, 4) else triton.compiler.CompiledKernel
+
+
+def launches_are_watched() -> bool:
+    """Whether a profiler has hooked itself before or behind Triton's launches."""
+    hooks = _HOOKS
+    if TRITON_VERSION < (3, 5):
+        return hooks.launch_enter_hook is not None or hooks.launch_exit_hook is not None
+    return bool(hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls)  # chains of functions
 
 
 def tile_descriptors(target: str, block: int, block_d: int, *tensors: torch.Tensor) -> list[Any]:

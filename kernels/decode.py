@@ -108,11 +108,11 @@ def decode_attention(
         args.block_table,
         args.alibi_slopes,
     )
-    key = launching.plan_key("decode", scalars, *tensors)
-    plan = launching.known(key)
+    key, plan = launching.look_up("decode", scalars, tensors)
     with device_guard(q):
         if isinstance(plan, _DecodePlan):
-            plan.again((*tensors, out, lse, *_parts(plan.splits, out, lse)))
+            parts = _parts(plan.splits, out, lse)
+            plan.again(launching.addresses(*tensors, out, lse, *parts))
         else:
             launching.remember(key, _plan(q, k_cache, v_cache, args, out, lse))
     return out, lse

@@ -315,12 +315,14 @@ def forward_kernel(
     )
 
 
-def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=None, rng_state=None):
-    """Launches the forward kernel. Shapes as in ops.attention_forward; returns (out, lse)."""
-    batch, heads, tokens_q = call.batch(q, cu_q), q.shape[-2], q.shape[-3]
+def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=None, rng_state=None, found=None):
+    """Launches the forward kernel. Shapes as in ops.attention_forward; returns (out, lse).
+
+    found: what launching.look_up answered for this call, where the caller has asked.
+    """
+    *batch, tokens_q, heads, _ = q.shape
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    lse_shape = (heads, tokens_q) if call.varlen else (batch, heads, tokens_q)
-    lse = torch.empty(lse_shape, dtype=torch.float32, device=q.device)
+    lse = q.new_empty((*batch, heads, tokens_q), dtype=torch.float32)
     if out.numel() == 0:
         return out, lse
     if call.varlen:  # tokens behind the last sequence belong to none
@@ -328,14 +330,13 @@ def forward(call: Call, q, k, v, cu_q=None, cu_k=None, block_table=None, slopes=
         lse.fill_(float("inf"))
     if call.max_seqlen_q == 0:
         return out, lse
-    tensors = (q, k, v, cu_q, cu_k, block_table, slopes, rng_state, out, lse)
-    key = launching.plan_key("forward", call, *tensors[:-2])
-    plan = launching.known(key)
+    tensors = (q, k, v, cu_q, cu_k, block_table, slopes, rng_state)
+    key, plan = found or launching.look_up("forward", call, tensors)
     with compat.device_guard(q):
         if plan is not None:
-            plan.again(tensors)
+            plan.again(launching.addresses(*tensors, out, lse))
         else:
-            launching.remember(key, _plan(call, *tensors))
+            launching.remember(key, _plan(call, *tensors, out, lse))
     return out, lse
 
 
@@ -349,7 +350,7 @@ def _plan(call: Call, q, k, v, cu_q, cu_k, block_table, slopes, rng_state, out, 
 
     def launch(chosen):
         plan = launching.Plan(
-            q=q, k=k, v=v, cu_q=cu_q, cu_k=cu_k, table=block_table, slopes=slopes, rng=rng_state, out=out, lse=lse
+            call, q=q, k=k, v=v, cu_q=cu_q, cu_k=cu_k, table=block_table, slopes=slopes, rng=rng_state, out=out, lse=lse
         )
         block_n = call.block_n(chosen.block_n, k.shape[1] if paged else None)
         k_tiles, v_tiles = (None, None) if paged else compat.tile_descriptors(target, block_n, block_d, k, v)

@@ -7,18 +7,22 @@ of the returned softmax_lse is right too; results are the same bits in every run
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from . import reference, validation
-from .ops import attend
+from .call import Call
+from .launching import look_up
+from .ops import attend_eagerly, attention_forward, plainly_eager
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from torch import Tensor
+
+    from .launching import Found
 
     Result: TypeAlias = Tensor | tuple[Tensor, Tensor, Tensor]
 
@@ -30,6 +34,9 @@ __all__ = [
     "flash_attn_varlen_kvpacked_func",
     "flash_attn_varlen_qkvpacked_func",
 ]
+
+# Options of these types mean the same whenever they are equal.
+_NUMBERS = frozenset((float, int, bool, type(None)))
 
 
 def flash_attn_func(
@@ -63,40 +70,22 @@ def flash_attn_func(
     empty without dropout, else (B, H, Sq, Sk), both lengths rounded up to 128: exp(score - row maximum), negative where
     dropped. Raises ValueError for arguments that do not fit.
     """
-    scale = _options(dropout_p, softcap, softmax_scale, q)
-    validation.check_dense(q, k, v)
-    validation.check_slopes(alibi_slopes, q.shape[0], q.shape[2], q.device)
-    q, k, v = _autocast(q, k, v)
-    left, right = _window(window_size, causal)
-    rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
-    out, lse = attend(
-        q,
-        k,
-        v,
-        None,
-        None,
-        None,
-        alibi_slopes,
-        rng_state,
-        q.shape[1],
-        k.shape[1],
-        scale,
-        left,
-        right,
-        float(softcap),
-        float(dropout_p),
-    )
+    out, lse, rng_state = _attend(
+        False, q, k, v, None, None, None, alibi_slopes, -1, -1,
+        dropout_p, softmax_scale, causal, window_size, softcap,
+    )  # fmt: skip
     if not return_attn_probs:
         return out
     if rng_state is None:
         return out, lse, q.new_empty((0,))
+    q, k, _ = _autocast(q, k, v)
     keep = reference.dropout_keep(rng_state, dropout_p, q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     probs = reference.signed_probabilities(
         q.detach(),
         k.detach(),
         keep,
-        softmax_scale=scale,
-        window_size=(left, right),
+        softmax_scale=_scale(softmax_scale, q),
+        window_size=_window(window_size, causal),
         softcap=softcap,
         alibi_slopes=alibi_slopes,
     )
@@ -191,43 +180,25 @@ def flash_attn_varlen_func(
     Returns out (total_q, H, D), with return_attn_probs also softmax_lse (H, total_q) and S_dmask (B, H, ., .).
     """
     max_seqlen_q, max_seqlen_k = int(max_seqlen_q), int(max_seqlen_k)
-    scale = _options(dropout_p, softcap, softmax_scale, q)
-    validation.check_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table)
-    batch = cu_seqlens_q.numel() - 1
-    validation.check_slopes(alibi_slopes, batch, q.shape[1], q.device)
-    q, k, v = _autocast(q, k, v)
-    left, right = _window(window_size, causal)
-    rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
-    out, lse = attend(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        block_table,
-        alibi_slopes,
-        rng_state,
-        max_seqlen_q,
-        max_seqlen_k,
-        scale,
-        left,
-        right,
-        float(softcap),
-        float(dropout_p),
-    )
+    if block_table is not None and return_attn_probs and dropout_p > 0:
+        raise ValueError("return_attn_probs with dropout is not offered over a paged cache (block_table)")
+    out, lse, rng_state = _attend(
+        True, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, max_seqlen_q, max_seqlen_k,
+        dropout_p, softmax_scale, causal, window_size, softcap,
+    )  # fmt: skip
     if not return_attn_probs:
         return out
     if rng_state is None:
         return out, lse, q.new_empty((0,))
-    if block_table is not None:
-        raise ValueError("return_attn_probs with dropout is not offered over a paged cache (block_table)")
+    q, k, _ = _autocast(q, k, v)
+    batch = cu_seqlens_q.numel() - 1
     keep = reference.dropout_keep(rng_state, dropout_p, batch, q.shape[1], max_seqlen_q, max_seqlen_k)
     probs = reference.signed_probabilities(
         _padded(q.detach(), cu_seqlens_q, max_seqlen_q),
         _padded(k.detach(), cu_seqlens_k, max_seqlen_k),
         keep,
-        softmax_scale=scale,
-        window_size=(left, right),
+        softmax_scale=_scale(softmax_scale, q),
+        window_size=_window(window_size, causal),
         softcap=softcap,
         alibi_slopes=alibi_slopes,
         row_lengths=cu_seqlens_q.diff(),
@@ -314,13 +285,70 @@ def _get_block_size_n(device: torch.device, head_dim: int, is_dropout: bool, is_
     return 1 << 30
 
 
-def _options(dropout_p: float, softcap: float, softmax_scale: float | None, q: Tensor) -> float:
-    """Checks the numbers of a call; returns the softmax scale."""
+def _attend(
+    packed: bool,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    block_table: Tensor | None,
+    alibi_slopes: Tensor | None,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    dropout_p: float,
+    softmax_scale: float | None,
+    causal: bool,
+    window_size: tuple[int, int],
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(out, lse, rng_state); checked, unless a call like it was checked before.
+
+    packed: flash_attn_varlen_func's call; else flash_attn_func's, whose lengths are taken from the shapes.
+    """
+    tensors = (q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes)
+    options = (packed, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, *window_size, softcap)
+    eager = plainly_eager(q)
+    found = _look_up(tensors, options) if eager else None
+    if found is not None and found[1] is not None:
+        rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
+        out, lse = attend_eagerly(found[1].call, found, *tensors, rng_state)
+        return out, lse, rng_state
+
     if not isinstance(q, torch.Tensor) or q.dim() == 0 or q.shape[-1] == 0:
         raise ValueError("q must be a torch.Tensor with a head dimension of 1 to 256")
-    scale = q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
+    scale = _scale(softmax_scale, q)
     validation.check_options(dropout_p, softcap, scale)
-    return scale
+    if packed:
+        batch = validation.check_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table)
+    else:
+        validation.check_dense(q, k, v)
+        batch, max_seqlen_q, max_seqlen_k = q.shape[0], q.shape[1], k.shape[1]
+    validation.check_slopes(alibi_slopes, batch, q.shape[-2], q.device)
+    q, k, v = _autocast(q, k, v)
+    rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
+    numbers = (max_seqlen_q, max_seqlen_k, scale, *_window(window_size, causal), float(softcap), float(dropout_p))
+    tensors = (q, k, v, *tensors[3:])
+    if eager:
+        call = Call.of(*numbers, alibi_slopes is not None, packed)
+        out, lse = attend_eagerly(call, found, *tensors, rng_state)
+    else:
+        out, lse = attention_forward(*tensors, rng_state, *numbers)
+    return out, lse, rng_state
+
+
+def _look_up(tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Found | None:
+    """What is known of a call like this one; None where the arguments say too little of what will be computed."""
+    q, softmax_scale = tensors[0], options[4]
+    if q.dtype == torch.float32 and torch.is_autocast_enabled(q.device.type):
+        return None
+    if not _NUMBERS.issuperset(map(type, options)) or (softmax_scale is not None and softmax_scale < 0):
+        return None
+    return look_up("attention", options, tensors)
+
+
+def _scale(softmax_scale: float | None, q: Tensor) -> float:
+    return q.shape[-1] ** -0.5 if softmax_scale is None else float(softmax_scale)
 
 
 def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:

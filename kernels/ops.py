@@ -8,10 +8,12 @@ reference in plain PyTorch compute (see compat.use_kernels).
 # mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from . import compat, reference
@@ -19,7 +21,10 @@ from .backward import backward as launch_backward
 from .call import Call
 from .forward import forward as launch_forward
 
-__all__ = ["attend", "attention_backward", "attention_forward"]
+if TYPE_CHECKING:
+    from .launching import Found
+
+__all__ = ["attend_eagerly", "attention_backward", "attention_forward", "plainly_eager"]
 
 # The same files are installed as fa_doctor.kernels and as flash_attn, and both may be imported in one process.
 _NAMESPACE = (__package__ or "kernels").replace(".", "_")
@@ -59,6 +64,7 @@ def _reference_options(
 
 def _forward(
     call: Call,
+    found: Found | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -81,7 +87,7 @@ def _forward(
         q = -q
     q, k, v = _last_contiguous(q), _last_contiguous(k), _last_contiguous(v)
     out, lse = launch_forward(
-        call.with_positive_scale, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state
+        call.with_positive_scale, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state, found
     )
     return out, lse
 
@@ -165,7 +171,7 @@ def attention_forward(
         alibi_slopes is not None,
         cu_seqlens_q is not None,
     )
-    return _forward(call, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state)
+    return _forward(call, None, q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state)
 
 
 @attention_forward.register_fake
@@ -278,26 +284,35 @@ class _EagerAttention(torch.autograd.Function):  # type: ignore[misc]
     """The same two functions for ordinary eager calls, without the dispatcher's share of the time."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Any) -> tuple[Tensor, Tensor]:
-        q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state = tensors
-        out, lse = _forward(call, *tensors)
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, others: Sequence[Tensor | None], call: Call, found: Found | None
+    ) -> tuple[Tensor, Tensor]:
+        out, lse = _forward(call, found, q, k, v, *others)
+        cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state = others
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, alibi_slopes, rng_state)
         ctx.call, ctx.paged = call, block_table is not None
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.paged:
-            raise RuntimeError("attention over a paged cache (block_table) has no backward pass")
-        q, k, v, out, *rest = ctx.saved_tensors
-        if dout is None:
-            dout = torch.zeros_like(out)
-        return (None, *_backward(ctx.call, dout, dlse, q, k, v, out, *rest), *[None] * 5)
+        # Gradients are recorded here only for a second derivative, which the decorator refuses; it takes a while.
+        return (_eager_gradients_once if torch.is_grad_enabled() else _eager_gradients)(ctx, dout, dlse)
 
 
-def _plainly_eager(q: Tensor) -> bool:
+def _eager_gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+    if ctx.paged:
+        raise RuntimeError("attention over a paged cache (block_table) has no backward pass")
+    q, k, v, out, *rest = ctx.saved_tensors
+    if dout is None:
+        dout = torch.zeros_like(out)
+    return *_backward(ctx.call, dout, dlse, q, k, v, out, *rest), None, None, None
+
+
+_eager_gradients_once = once_differentiable(_eager_gradients)
+
+
+def plainly_eager(q: Tensor) -> bool:
     """Whether nothing watches operators: no compiler, no tensor subclass, no dispatch mode, no functional transform."""
     return (
         not torch.compiler.is_compiling()
@@ -307,22 +322,15 @@ def _plainly_eager(q: Tensor) -> bool:
     )
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    block_table: Tensor | None,
-    alibi_slopes: Tensor | None,
-    rng_state: Tensor | None,
-    *options: Any,
+def attend_eagerly(
+    call: Call, found: Found | None, q: Tensor, k: Tensor, v: Tensor, *others: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """attention_forward with gradients, by the shortest way. options: those of the operator, from max_seqlen_q on."""
-    tensors = (q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes, rng_state)
-    if not _plainly_eager(q):
-        out, lse = attention_forward(*tensors, *options)
-    else:
-        call = Call.of(*options, alibi_slopes is not None, cu_seqlens_q is not None)
-        out, lse = _EagerAttention.apply(call, *tensors)
+    """attention_forward with gradients, where `plainly_eager`, by the shortest way.
+
+    found: what launching.look_up knows of this call. others: the operator's tensors behind v.
+    """
+    wanted = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if not wanted and forward_ad._current_level < 0:  # forward-mode derivatives are refused by autograd.Function
+        return _forward(call, found, q, k, v, *others)
+    out, lse = _EagerAttention.apply(q, k, v, others, call, found)
     return out, lse

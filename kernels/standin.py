@@ -85,7 +85,7 @@ class _Utilities:
         }
 
     def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[Any, ...]:
-        return (None, name, 0, 0, 1024)[: self._fields]
+        return (self, name, 0, 0, 1024)[: self._fields]  # None, for a module, would be loaded at every launch
 
     def unload_module(self, module: Any) -> None:
         """Nothing was loaded."""

@@ -28,7 +28,9 @@ import triton
 from . import compat
 from .config import Config, candidates, choose
 
-__all__ = ["Progress", "autotune_wanted", "in_progress", "pick", "searching", "shape_class", "store_path"]
+__all__ = [
+    "Progress", "autotune_wanted", "in_progress", "pick", "put_off", "searching", "shape_class", "state", "store_path",
+]  # fmt: skip
 
 SCHEMA = "fa-doctor/tuning/1"
 _SOURCES = (
@@ -41,16 +43,27 @@ _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, Config, "float | str"], None]
 _forced: list[Progress] = []
 _known: dict[Path, dict[str, Config]] = {}
+_found = 0  # how many searches ended in this process
 
 
 def autotune_wanted() -> bool:
     """Whether the user asked for a search (the variable that flash-attn's AMD kernels read, with the values it takes)."""
-    return os.environ.get("FLASH_ATTENTION_TRITON_AMD_AUTOTUNE", "").lower() in ("1", "true", "yes", "on")
+    return compat.variable("FLASH_ATTENTION_TRITON_AMD_AUTOTUNE").lower() in ("1", "true", "yes", "on")
 
 
 def in_progress() -> bool:
     """Whether calls are being searched for on purpose (`searching`)."""
     return bool(_forced)
+
+
+def state() -> tuple[bool, int]:
+    """What `pick` answers by besides its arguments: as long as this stays equal, so do its answers."""
+    return autotune_wanted(), _found
+
+
+def put_off() -> bool:
+    """Whether a search is wanted that cannot be made now: in a CUDA graph that is being recorded nothing can be timed."""
+    return autotune_wanted() and _capturing()
 
 
 def shape_class(
@@ -112,7 +125,9 @@ def _lookup(path: Path, key: str) -> Config | None:
 
 def _keep(path: Path, key: str, config: Config, milliseconds: float) -> None:
     """Remembers a finding in this process and, where the folder lets itself be written, on disk."""
+    global _found
     _known.setdefault(path, {})[key] = config
+    _found += 1
     row = {**asdict(config), "milliseconds": milliseconds, "measured_on": _device_name(), "at": int(time.time())}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +190,7 @@ def pick(
 
 
 def _capturing() -> bool:
-    """Whether a CUDA graph is being recorded, in which nothing can be timed."""
+    """Whether a CUDA graph is being recorded."""
     return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 

@@ -65,13 +65,13 @@ def check_varlen(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
+    cu_seqlens_q: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
     max_seqlen_q: int,
     max_seqlen_k: int,
     block_table: torch.Tensor | None = None,
-) -> None:
-    """q: (total_q, H, D); k, v: (total_k, Hk, D), or (pages, page_size, Hk, D) with a block_table."""
+) -> int:
+    """q: (total_q, H, D); k, v: (total_k, Hk, D), or (pages, page_size, Hk, D) with a block_table. Returns how many sequences."""
     _check_common(q, k, v)
     if q.dim() != 3:
         raise ValueError(f"q must be (total tokens, heads, head_dim); got shape {tuple(q.shape)}")
@@ -88,6 +88,8 @@ def check_varlen(
             raise ValueError(f"{name} must be contiguous, of shape (batch + 1,), batch >= 1; got {tuple(cu.shape)}")
         if cu.device != q.device:
             raise ValueError(f"{name} must be on q's device {q.device}; it is on {cu.device}")
+    assert cu_seqlens_q is not None
+    assert cu_seqlens_k is not None
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise ValueError(
             "cu_seqlens_q and cu_seqlens_k must have the same length; "
@@ -108,6 +110,7 @@ def check_varlen(
             raise ValueError(f"block_table must be on q's device {q.device}; it is on {block_table.device}")
         if k.shape[1] % 16:
             raise ValueError(f"the page size must be a multiple of 16; got {k.shape[1]}")
+    return int(cu_seqlens_q.numel()) - 1
 
 
 def check_slopes(alibi_slopes: torch.Tensor | None, batch: int, heads: int, device: torch.device) -> None:
