@@ -134,7 +134,8 @@ def facts_from_text(text: str, origin: str, context: Context, *, weight: float =
             context.named.setdefault(row["vendor"], []).extend(words[:3])
             name = row["vendor"] + ("_hardware" if row["w"] > 1 else "_software")
             context.signs[name] = context.signs.get(name, 0.0) + weight * (1 + 0.3 * min(count - 1, 5))
-    if "gfx" not in context.facts or RANK[origin] < RANK[context.facts["gfx"].origin]:
+    known = context.facts.get("gfx")
+    if known is None or RANK[origin] <= RANK[known.origin]:
         for row in load("log_facts")["gpu"]:
             if not any(phrase in lower for phrase in row["has"]):
                 continue
@@ -160,7 +161,7 @@ def context_from_mapping(given: Mapping[str, Any]) -> Context:
                 context.lines.append(f"{variable}={content}")
         elif isinstance(value, bool):
             if value:
-                context.add(name, True, GIVEN, name)
+                context.add(name, True, GIVEN, f"{name}: yes")
         elif isinstance(value, (list, tuple)):
             add_text(context, name, ", ".join(str(each) for each in value))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from fa_doctor.diagnosis.context import LOG, Context, Fact, family_of
+from fa_doctor.knowledge.tables import load
 
 __all__ = ["derive", "gfx_of_override"]
 
@@ -41,6 +42,10 @@ def put(
 
 def put_gpu(context: Context) -> None:
     named, direct = context.facts.get("gfx_by_name"), context.facts.get("gfx")
+    spoken_of = {gfx for fact in (named, direct) if fact and isinstance(fact.value, tuple) for gfx in fact.value}
+    display_only = spoken_of & set(load("log_facts")["display_only"])
+    if display_only and spoken_of - display_only:
+        put(context, "integrated_beside_discrete", True, f"{', '.join(sorted(spoken_of))} are named")
     if named and not direct:
         context.facts["gfx"] = named
         direct = named

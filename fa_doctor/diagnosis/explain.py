@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fa_doctor.diagnosis.conditions import FactValue, holds
 from fa_doctor.diagnosis.context import LOG, Context, compiled, facts_from_text
@@ -172,9 +172,13 @@ class Finder:
         found = [line for phrase in signature.phrases for line in self.hits.get(phrase, ())]
         if found and signature.pattern:
             pattern = compiled(f"(?i){signature.pattern}")
-            found = [
-                line for line in found if pattern.search(line.text) or (line.joined and pattern.search(line.joined))
-            ]
+            matching = []
+            for line in found:
+                if match := pattern.search(line.text):
+                    matching.append(replace(line, at=match.start()))
+                elif line.joined and pattern.search(line.joined):
+                    matching.append(line)
+            found = matching
         if found and signature.excludes:
             unwanted = compiled(f"(?i){signature.excludes}")
             found = [line for line in found if not unwanted.search(line.text)]
@@ -253,7 +257,8 @@ def rank(weighed: list[_Weighing]) -> Iterator[Candidate]:
             yield Candidate(each.failure, each.score, confidence, tuple(each.lines), tuple(dict.fromkeys(each.facts)))
 
 
-def shortened(text: str, length: int = 300) -> str:
-    """A line for output: white space folded, cut at `length`."""
-    text = re.sub(r"\s+", " ", text).strip()
+def shortened(text: str, length: int = 300, at: int = 0) -> str:
+    """A line for output: white space folded, cut to `length` so that what stands at the offset `at` can be read."""
+    begin = 0 if len(text) <= length or at < length // 2 else at - length // 4
+    text = ("…" if begin else "") + re.sub(r"\s+", " ", text[begin:]).strip()
     return text if len(text) <= length else text[: length - 1] + "…"

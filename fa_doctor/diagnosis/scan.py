@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
@@ -37,11 +37,13 @@ class Line:
 
     `joined`, if not empty, is the line with its neighbours, where those belong to it: the line before, if this one is
     indented as far as loggers do that wrap their messages, and the line after, if that is as short as an answer.
+    `at` is where in the text that stands for which the line is shown.
     """
 
     number: int
     text: str
     joined: str = ""
+    at: int = field(default=0, compare=False)
 
 
 class PhraseIndex:

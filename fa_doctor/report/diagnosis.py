@@ -46,7 +46,7 @@ def next_command(explanation: Explanation, known: Knowledge) -> tuple[str, str] 
 def candidate_json(candidate: Candidate, explanation: Explanation, known: Knowledge) -> dict[str, Any]:
     facts = explanation.context.values()
     evidence: list[dict[str, Any]] = [
-        {"line": line.number or None, "text": shortened(line.text)} for line in candidate.lines
+        {"line": line.number or None, "text": shortened(line.text, at=line.at)} for line in candidate.lines
     ]
     told = {entry["text"] for entry in evidence}
     evidence += [{"line": None, "text": text} for fact in candidate.facts if (text := shortened(fact)) not in told]
@@ -144,7 +144,7 @@ def evidence_lines(candidate: Candidate, width: int, most: int = 5, indent: str 
     shown: list[str] = []
     for line in candidate.lines[:most]:
         where = f"line {line.number}: " if line.number else "given: "
-        text = shortened(line.text, 2 * (width - len(indent) - len(where)) - 8)
+        text = shortened(line.text, 2 * (width - len(indent) - len(where)) - 8, line.at)
         shown.append(text)
         yield from wrapped(text, indent + where, indent + "  ", width)
     for fact in candidate.facts[: max(0, most - len(candidate.lines))]:

@@ -231,3 +231,9 @@ def test_a_number_is_a_card_only_where_the_words_around_say_so(text: str, vendor
     facts_from_text(text, "log", context)
     derive(context)
     assert context.facts["vendor"].value == vendor
+
+
+def test_the_display_part_of_a_processor_beside_a_card_is_noticed() -> None:
+    assert facts_of("Radeon RX 7900 XTX\nno code for GPU arch : gfx1036")["integrated_beside_discrete"] is True
+    assert "integrated_beside_discrete" not in facts_of("GPU arch : gfx1036")
+    assert "integrated_beside_discrete" not in facts_of("gfx1100 and gfx1151 are built")

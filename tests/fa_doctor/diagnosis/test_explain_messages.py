@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fa_doctor.diagnosis.explain import explain_text
+from fa_doctor.diagnosis.explain import explain_text, shortened
 
 MESSAGES = {
     "ImportError: libhipfile.so.0: cannot open shared object file: No such file or directory": "rocm-library-missing",
@@ -36,3 +36,15 @@ def test_a_message_of_the_software_proves_its_cause(message: str) -> None:
     found = explain_text(f"AMD Instinct MI300X\n{message}\n")
     assert found.confident, [(each.cause, round(each.confidence, 2)) for each in found.candidates]
     assert found.confident.cause == MESSAGES[message]
+
+
+def test_a_long_line_is_shown_around_what_matched() -> None:
+    line = "x" * 900 + " RuntimeError: PassManager::run failed " + "y" * 900
+    found = explain_text(f"gfx1100\n{line}\n").confident
+    assert found
+    shown = shortened(found.lines[0].text, 120, found.lines[0].at)
+    assert "PassManager::run failed" in shown
+    assert shown.startswith("…")
+    assert shown.endswith("…")
+    assert len(shown) == 120
+    assert shortened("  short   text ", 120, 3) == "short text"
