@@ -119,8 +119,13 @@ def _why_not_loaded(machine: Machine) -> tuple[str, tuple[Fix, ...]]:
     if unbuilt and len(unbuilt) == len(driver.dkms):
         return f"amdgpu-dkms {unbuilt[-1].version} was not built for kernel {kernel}", _build(machine)
     if driver.on_disk is False:
-        names = {"apt-get": f"linux-modules-extra-{kernel}", "dnf": f"kernel-modules-extra-{kernel}"}
-        extra = install_system_packages(machine, "Install the kernel's extra modules", names, proof="DRV001")
+        # Slim images leave these out: Ubuntu's cloud kernels, Fedora's and Red Hat's kernel-core, SUSE's kernel-default-base.
+        names = {
+            "apt-get": f"linux-modules-extra-{kernel}",
+            "dnf": f"kernel-modules-{kernel}",
+            "zypper": "kernel-default",
+        }
+        extra = install_system_packages(machine, "Install the rest of the kernel's modules", names, proof="DRV001")
         return f"kernel {kernel} has no such module installed", (extra, load)
     return "", (load,)
 

@@ -7,22 +7,26 @@ import shlex
 from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
-from fa_doctor.diagnosis.model import Evidence, Fix, Safety, failed, passed, skipped, unknown
-from fa_doctor.diagnosis.remedies import run_as_root
+from fa_doctor.diagnosis.model import Evidence, Fix, Safety, Verdict, failed, passed, skipped, unknown
+from fa_doctor.diagnosis.remedies import run_as_root, set_variable
 from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.gpus import version_key
+
+_DXG = "HSA_ENABLE_DXG_DETECTION"
+_WITH_BRIDGE = (7, 1)  # the ROCm release from which the HSA runtime of every wheel can load librocdxg
 
 
 @check("DRV301", "system.wsl", rests_on=("GPU001", "TOR101"), causes=("wsl-specific",))
 def wsl(machine: Machine) -> Verdicts:
-    """Under WSL torch uses the HSA runtime that is made for it.
+    """Under WSL torch's HSA runtime can reach the GPU.
 
-    Why it matters: WSL has no /dev/kfd; the GPU is reached through /dev/dxg, by a HSA runtime of its own below
-    /opt/rocm. The one that torch's wheels carry in torch/lib knows /dev/kfd only and comes first: rocminfo shows the
-    GPU, torch does not.
-    How to fix: AMD's steps for WSL: install ROCm with --usecase=wsl,rocm --no-dkms, then take libhsa-runtime64 out of
-    torch/lib.
-    Sources: https://rocm.docs.amd.com/projects/radeon/en/latest/docs/install/wsl/install-pytorch.html
+    Why it matters: WSL has no /dev/kfd; the GPU is behind /dev/dxg. With ROCm 6 only an HSA runtime of its own below
+    /opt/rocm knows the way, and the one that torch's wheels carry in torch/lib comes first: rocminfo shows the GPU,
+    torch does not. From ROCm 7.1 on every runtime can go through librocdxg, but looks only where
+    HSA_ENABLE_DXG_DETECTION=1 says so; rocminfo shows the GPU without it.
+    How to fix: AMD's steps for WSL. ROCm 6: install it with --usecase=wsl,rocm --no-dkms, then take libhsa-runtime64
+    out of torch/lib. ROCm 7.1 and later: install librocdxg and set the variable.
+    Sources: https://rocm.docs.amd.com/projects/radeon/en/latest/docs/install/wsl/install-pytorch.html; ROCm/librocdxg
     """
     system, torch = machine.system, machine.torch
     if system.wsl is None:
@@ -36,6 +40,9 @@ def wsl(machine: Machine) -> Verdicts:
         return passed(
             "torch carries no HSA runtime of its own", Evidence(f"{torch.folder}/lib", "no libhsa-runtime64.so")
         )
+    bridge = next((install.dxg_bridge for install in machine.rocm or () if install.dxg_bridge), None)
+    if bridge and version_key(torch.rocm or "0") >= _WITH_BRIDGE:
+        return _through_bridge(machine, bridge)
     where = shlex.quote(f"{torch.folder}/lib")
     aside = shlex.quote(f"{torch.folder}/lib/aside-for-wsl")
     commands = [f"mkdir -p {aside}", f"mv {where}/libhsa-runtime64.so* {aside}/"]
@@ -64,6 +71,24 @@ def wsl(machine: Machine) -> Verdicts:
         Evidence("kernel", system.kernel or "?"),
         cause="wsl-specific",
         fixes=tuple(fixes),
+    )
+
+
+def _through_bridge(machine: Machine, bridge: str) -> Verdict:
+    """Whether torch's own runtime is told to look for the GPU behind librocdxg."""
+    there = Evidence(bridge, "present")
+    if machine.variables is None:
+        return unknown(f"whether {_DXG} is set is not known", there)
+    value = machine.variable(_DXG)
+    if value == "1":
+        return passed("torch's HSA runtime reaches the GPU of WSL through librocdxg", there, Evidence(_DXG, "1"))
+    return failed(
+        f"{_DXG} is not set to 1: torch's HSA runtime does not look for the GPU of WSL",
+        there,
+        Evidence(_DXG, "not set" if value is None else value),
+        cause="wsl-specific",
+        detail="rocminfo shows the GPU without it, torch does not.",
+        fixes=(set_variable(machine, _DXG, "1", "Have the runtime look for it", proof="DRV301"),),
     )
 
 

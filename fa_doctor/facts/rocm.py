@@ -50,6 +50,7 @@ class RocmInstall:
     has_headers: bool | None = None
     linker: str | None = None  # its ld.lld
     has_tools: bool | None = None  # rocminfo, which looks for GPUs
+    dxg_bridge: str | None = None  # its librocdxg, through which newer runtimes reach the GPU of WSL
     evidence: tuple[Evidence, ...] = ()
 
     @property
@@ -204,8 +205,14 @@ def _look(host: Host, root: str, origin: str, version: str | None = None) -> Roc
         has_headers=has_headers,
         linker=linker,
         has_tools=has_tools,
+        dxg_bridge=_dxg_bridge(host, folder),
         evidence=tuple(evidence),
     )
+
+
+def _dxg_bridge(host: Host, folder: str | None) -> str | None:
+    names = host.list(folder).names if folder else ()
+    return next((f"{folder}/{name}" for name in names if name.startswith("librocdxg.so")), None)
 
 
 def _versions(host: Host, root: str, folder: str | None, hip: Iterable[str]) -> Iterator[tuple[str, str]]:

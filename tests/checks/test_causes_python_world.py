@@ -5,6 +5,7 @@ Each case takes a healthy machine and breaks one thing; all checks run, and noth
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -413,6 +414,27 @@ def old_glibc() -> Staged:
     return machine
 
 
+def wsl_with_librocdxg(detection: str | None) -> Callable[[], Staged]:
+    """ROCm 7.2's way: the runtime inside torch goes through librocdxg, if it is told to."""
+
+    def build() -> Staged:
+        machine = wsl()
+        _replace_torch(machine, "2.13.0", local="rocm7.2", triton=("triton-rocm", "3.7.1"))
+        lib = posixpath.dirname(next(path for path in machine.files if "/libamdhip64.so" in path and "/opt/" in path))
+        machine.files[f"{lib}/librocdxg.so"] = tiny_elf("librocdxg.so", ("libc.so.6",))
+        if detection is not None:
+            machine.environ["HSA_ENABLE_DXG_DETECTION"] = detection
+        return machine
+
+    return build
+
+
+def test_librocdxg_and_its_variable_are_what_a_wheel_of_rocm_7_needs(tmp_path: Path) -> None:
+    _, findings = examine(wsl_with_librocdxg("1")(), tmp_path)
+    (found,) = (finding for finding in findings if finding.id == "DRV301")
+    assert found.status is Status.PASS, found.verdict.title
+
+
 def wsl_with_the_runtime_of_the_wheel() -> Staged:
     machine = wsl()
     machine.files[f"{machine.site}/torch/lib/libhsa-runtime64.so"] = tiny_elf("libhsa-runtime64.so", ("libc.so.6",))
@@ -533,6 +555,12 @@ CASES = [
     Case("overridden arch", overridden_arch, {"VAR003": "gpu-arch-unsupported"}, fix="unset TRITON_OVERRIDE_ARCH"),
     Case("old libstdc++", old_libstdcxx, {"LIB301": "glibc-or-libstdcxx-too-old"}),
     Case("old glibc", old_glibc, {"LIB301": "glibc-or-libstdcxx-too-old"}),
+    Case(
+        "WSL without its variable",
+        wsl_with_librocdxg(None),
+        {"DRV301": "wsl-specific"},
+        fix="HSA_ENABLE_DXG_DETECTION=1",
+    ),
     Case("WSL, the wheel's HSA", wsl_with_the_runtime_of_the_wheel, {"DRV301": "wsl-specific"}, fix="aside-for-wsl"),
 ]
 
@@ -609,6 +637,7 @@ def _replace_torch(
             "rocm6.3": "6.3.42131-fa1d09cbd",
             "rocm6.4": "6.4.43482-0f2d60242",
             "rocm6.2.4": "6.2.41134-65d174c3e",
+            "rocm7.2": "7.2.26015-fc0010cf6a",
             "rocm7.14": "7.14.60850-1a2b3c4d5e",
         }[local]
         _torch_rocm(machine, version, local, hip=hip, triton=triton, wanted=requirement)
