@@ -230,9 +230,11 @@ def _may_open(machine: Machine, node: DeviceNode) -> bool | None:
     if node.openable is not None:
         return node.openable
     user, mode = machine.user, node.mode
+    if mode is not None and mode & 0o006 == 0o006:
+        return True
     if user is None or mode is None:
         return None
-    if user.uid == 0 or mode & 0o006 == 0o006:
+    if user.uid == 0:
         return True
     if node.uid == user.uid:
         return mode & 0o600 == 0o600

@@ -284,7 +284,7 @@ def supported(machine: Machine) -> Verdicts:
                     f"{gfx} ({names}) is too old for any current ROCm",
                     *evidence,
                     cause="gpu-arch-unsupported",
-                    detail=f"{_sentence(known.rocm_note)} {_sentence(known.flash_attn_triton_note)} {_CPU_INSTEAD}".strip(),
+                    detail=f"{_sentence(known.rocm_note)} {_sentence(known.flash_attn_triton_note)} {_instead(known)}",
                 )
             )
         elif known.rocm_status == "deprecated":
@@ -305,9 +305,23 @@ def supported(machine: Machine) -> Verdicts:
     return verdicts or skipped("no device in use is known")
 
 
+def _built_for() -> set[str]:
+    """Every gfx target that some torch wheel has code for."""
+    return {gfx for stack in stacks().values() for gfx in stack.archs}
+
+
+def _instead(known: Architecture) -> str:
+    """What is left to someone with a chip that is out."""
+    if known.gfx in _built_for():
+        return (
+            "torch wheels still have code for it, so that PyTorch without attention kernels may run; nobody tests it."
+        )
+    return _CPU_INSTEAD
+
+
 def _never_listed(known: Architecture, names: str, evidence: list[Evidence]) -> Verdict:
     """A chip that AMD never supported: what counts is whether a torch wheel has code for it, or for a sibling."""
-    built = {gfx for stack in stacks().values() for gfx in stack.archs}
+    built = _built_for()
     title = f"{known.gfx} ({names}), {known.family}: in none of AMD's tables"
     if known.gfx in built:
         return passed(f"{title}, but torch wheels have code for it", *evidence)

@@ -31,7 +31,9 @@ def target_python(machine: Machine) -> Verdicts:
     """
     python = machine.python
     if python.executable is None:
-        return unknown(python.problem or "no target Python is known", detail=_CHOOSE)
+        # Of a machine that somebody recorded without its environment nobody can name another.
+        choose = "" if machine.host_kind == "recorded" and machine.variables is None else _CHOOSE
+        return unknown(python.problem or "no target Python is known", detail=choose)
     if python.problem and python.hurried:
         return unknown(
             f"the target Python {python.executable} did not answer in the time that this level leaves it",

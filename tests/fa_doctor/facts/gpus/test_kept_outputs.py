@@ -315,3 +315,30 @@ def test_amd_smi_names_a_device_in_its_uuid_and_cuts_names_at_their_front(tmp_pa
     (gpu,) = kept(tmp_path / "static", {"amd-smi-static.txt": static}).gpus.known
     assert gpu.name is not None
     assert "W7900" in gpu.name, "not the id that the tool prints for a name"
+
+
+def test_a_node_that_is_open_to_everybody_needs_no_known_user(tmp_path: Path) -> None:
+    machine = kept(tmp_path, {"rocminfo.txt": "WSL environment detected.\n"})
+    (tmp_path / "devices.txt").write_text("present\t/dev/dxg\tcrw-rw-rw- root root 10,125\n")
+    machine = gather(RecordedHost(tmp_path), level=Level.QUICK)
+    assert machine.user is None
+    findings = run_checks(machine, all_checks(), Level.QUICK)
+    assert {found.id: found.status for found in findings}["DRV003"] is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("gfx", "status", "words"),
+    [
+        ("gfx900", Status.FAIL, "wheels still have code"),
+        ("gfx803", Status.FAIL, "torch on the CPU works"),
+        ("gfx1013", Status.PASS, "HSA_OVERRIDE_GFX_VERSION=10.1.0"),
+        ("gfx1032", Status.PASS, "torch wheels have code for it"),
+        ("gfx90c", Status.PASS, "gfx900, which it can run"),
+    ],
+)
+def test_chips_outside_of_amds_tables(gfx: str, status: Status, words: str, tmp_path: Path) -> None:
+    agent = AGENT.format(number=1, name=gfx, marketing="X", kind="GPU", chip=0, bdf=256, units=8)
+    machine = kept(tmp_path, {"rocminfo.txt": agent})
+    (found,) = (one for one in run_checks(machine, all_checks(), Level.QUICK) if one.id == "GPU003")
+    assert found.status is status
+    assert words in f"{found.verdict.title} {found.verdict.detail}"
