@@ -89,6 +89,42 @@ def test_no_file_descriptor_leaks(tmp_path: Path) -> None:
     assert done.stdout.split() == ["0", "1", "2", "3"]  # 3 is ls's own, of the folder that it lists
 
 
+HANGING_READ = """
+import os, time
+real = os.open
+def waits(path, *arguments, **options):
+    if str(path) == "/etc/os-release":
+        time.sleep(100000)
+    return real(path, *arguments, **options)
+os.open = waits
+"""
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 37", 37), ("kill -KILL $$", 137), ("no-such-command", 127)])
+def test_a_look_that_hangs_does_not_hold_the_command_up(tmp_path: Path, script: str, status: int) -> None:
+    """A thread that waits in the kernel cannot be ended, and exec would wait for it."""
+    (tmp_path / "sitecustomize.py").write_text(HANGING_READ)
+    argv = [*FA_DOCTOR, "run", "--on-fail", "warn", "--timeout", "1", "--", "sh", "-c", script]
+    env = environment(tmp_path, PYTHONPATH=str(tmp_path))
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status
+    assert "the facts were not gathered" in done.stderr
+
+
+def test_signals_reach_the_command_while_a_look_hangs(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANGING_READ)
+    script = "trap 'echo got it; exit 9' TERM; (exit 0) & echo ready; while :; do sleep 0.05; done"
+    argv = [*namespaces(), *FA_DOCTOR, "run", "--on-fail", "warn", "--timeout", "1", "--", "sh", "-c", script]
+    env = environment(tmp_path, PYTHONPATH=str(tmp_path))
+    process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    inside = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(inside, signal.SIGTERM)
+    assert process.stdout.readline() == "got it\n"
+    assert process.wait(timeout=20) == 9
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_as_pid_1_signals_reach_the_command(tmp_path: Path, number: signal.Signals) -> None:
     script = (
