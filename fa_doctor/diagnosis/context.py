@@ -18,11 +18,13 @@ from fa_doctor.diagnosis.conditions import FactValue
 from fa_doctor.knowledge.gpus import architecture
 from fa_doctor.knowledge.tables import load
 
-__all__ = ["Context", "Fact", "context_from_mapping", "facts_from_text", "family_of"]
+__all__ = ["FOREIGN", "VENDORS", "Context", "Fact", "context_from_mapping", "facts_from_text", "family_of"]
 
 GIVEN, LOG, MACHINE = "given", "log", "machine"
 # The signs of a vendor are many alternatives, slow to look for, and stand everywhere in a log: its ends are enough.
 VENDOR_SAMPLE = 24_000
+VENDORS = {"amd": "AMD", "nvidia": "NVIDIA", "intel": "Intel", "apple": "Apple"}
+FOREIGN = tuple(VENDORS)[1:]
 RANK = {GIVEN: 0, LOG: 1, MACHINE: 2}
 
 VARIABLE = re.compile(
@@ -73,8 +75,8 @@ class Context:
         ours = [fact.value for name in ("gfx", "gfx_by_name") if (fact := here.facts.get(name))]
         named = {gfx for value in spoken if isinstance(value, tuple) for gfx in value}
         present = {gfx for value in ours if isinstance(value, tuple) for gfx in value}
-        of_nvidia = self.signs.get("nvidia_hardware", 0.0) > self.signs.get("amd_hardware", 0.0)
-        if of_nvidia or (named and not named & present):
+        foreign = max(self.signs.get(f"{name}_hardware", 0.0) for name in FOREIGN)
+        if foreign > self.signs.get("amd_hardware", 0.0) or (named and not named & present):
             return
         for name, fact in here.facts.items():
             self.add(name, fact.value, MACHINE, fact.text)

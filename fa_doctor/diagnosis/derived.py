@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 
-from fa_doctor.diagnosis.context import LOG, Context, Fact, family_of
+from fa_doctor.diagnosis.context import FOREIGN, LOG, VENDORS, Context, Fact, family_of
 from fa_doctor.knowledge.tables import load
 
 __all__ = ["derive", "gfx_of_override"]
@@ -57,18 +58,20 @@ def put_gpu(context: Context) -> None:
 
 def put_vendor(context: Context) -> None:
     signs = context.signs
-    amd, nvidia = signs.get("amd_hardware", 0.0), signs.get("nvidia_hardware", 0.0)
+    amd = signs.get("amd_hardware", 0.0)
+    foreign, most = max(((name, signs.get(f"{name}_hardware", 0.0)) for name in FOREIGN), key=itemgetter(1))
     amd_software, nvidia_software = signs.get("amd_software", 0.0), signs.get("nvidia_software", 0.0)
-    if amd or nvidia:
-        vendor = "amd" if amd + 0.4 * amd_software >= nvidia else "nvidia"
+    if amd or most:
+        vendor = "amd" if amd + 0.4 * amd_software >= most else foreign
     elif amd_software:
         vendor = "amd" if amd_software >= 0.5 * nvidia_software else "nvidia-software"
     elif nvidia_software:
         vendor = "nvidia-software"
     else:
         return
-    words = list(dict.fromkeys(context.named.get(vendor.split("-")[0], ())))
-    put(context, "vendor", vendor, f"{'AMD' if vendor == 'amd' else 'NVIDIA'} is named: {', '.join(words[:4])}")
+    maker = vendor.split("-")[0]
+    words = list(dict.fromkeys(context.named.get(maker, ())))
+    put(context, "vendor", vendor, f"{VENDORS[maker]} is named: {', '.join(words[:4])}")
 
 
 def put_torch(context: Context, evidence_text: str) -> None:

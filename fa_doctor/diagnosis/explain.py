@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from fa_doctor.diagnosis.conditions import FactValue, holds
-from fa_doctor.diagnosis.context import LOG, Context, compiled, facts_from_text
+from fa_doctor.diagnosis.context import FOREIGN, LOG, Context, compiled, facts_from_text
 from fa_doctor.diagnosis.derived import derive
 from fa_doctor.diagnosis.failures import Failure, Knowledge, Signature, knowledge
 from fa_doctor.diagnosis.logtext import Block, blocks_of_text
@@ -46,8 +46,8 @@ CONTEXT_CAP = 6.0
 EXPLAINED_AWAY = 2.5
 # What the vendor of the GPUs named says of a failure that is AMD's own, one known on AMD, and one of every machine.
 VENDOR_WEIGHTS: dict[str, dict[str, float]] = {
-    "amd": {"amd": 0.5, "nvidia": -8.0, "nvidia-software": -3.5},
-    "any": {"nvidia": -5.0, "nvidia-software": -2.5},
+    "amd": {"amd": 0.5, **dict.fromkeys(FOREIGN, -8.0), "nvidia-software": -3.5},
+    "any": {**dict.fromkeys(FOREIGN, -5.0), "nvidia-software": -2.5},
     "every": {},
 }
 TRUSTED = 2.4

@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from fa_doctor.diagnosis.advice import fixes_for, question
+from fa_doctor.diagnosis.context import FOREIGN, VENDORS
 from fa_doctor.diagnosis.explain import CONFIDENT, FAINT, Candidate, Explanation, shortened
 from fa_doctor.diagnosis.failures import Knowledge
 from fa_doctor.report.document import fix_document
@@ -96,8 +97,9 @@ def as_text(explanation: Explanation, known: Knowledge, width: int = WIDTH) -> s
 def text_lines(explanation: Explanation, known: Knowledge, width: int) -> Iterator[str]:
     if not explanation.candidates:
         yield "Nothing in this text is a failure that fa-doctor knows."
-        if explanation.context.facts.get("vendor") and explanation.context.facts["vendor"].value == "nvidia":
-            yield "It speaks of NVIDIA hardware; fa-doctor knows AMD GPUs only."
+        vendor = explanation.context.facts.get("vendor")
+        if vendor and vendor.value in FOREIGN:
+            yield f"It speaks of {VENDORS[str(vendor.value)]} hardware; fa-doctor knows AMD GPUs only."
         return
     first = explanation.confident
     if first:

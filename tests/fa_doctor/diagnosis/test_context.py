@@ -224,6 +224,10 @@ def test_conditions(text: str, expected: bool) -> None:
         ("it fails on my 4090", "nvidia"),
         ("4090显卡 CUDA out of memory", "nvidia"),
         ("a 3080 Ti and torch 2.6", "nvidia"),
+        ("Same on the Arc B580: every value is NaN", "intel"),
+        ("Device: mps, Apple M2 Pro", "apple"),
+        ("Intel(R) Core(TM) i7-13700K with a Radeon RX 7900 XTX", "amd"),
+        ("CUDA error (/src/flash_fwd_launch_template.h:184): no kernel image is available", "nvidia-software"),
     ],
 )
 def test_a_number_is_a_card_only_where_the_words_around_say_so(text: str, vendor: str) -> None:

@@ -27,6 +27,7 @@ MESSAGES = {
     "MIOpen Error: /src/miopen/src/sqlite_db.cpp:227: Internal error while accessing SQLite database: disk I/O error": (
         "triton-cache-unwritable"
     ),
+    "/usr/bin/ld: /opt/rocm/lib/libMIOpen.so.1.0: undefined reference to `rocblas_gemm_ex3'": "rocm-library-conflict",
     "(RayWorkerWrapper pid=1234) RuntimeError: HIP error: invalid device ordinal": "visible-devices-misuse",
 }
 
