@@ -38,7 +38,8 @@ def _say(**message: Any) -> None:
 
 
 def _compile(request: dict[str, Any]) -> None:
-    """{"arch", "head_dims", "dtypes", "passes", "features", "first": n, "step": n, "shims": bool}; see variants.select.
+    """{"arch", "head_dims", "dtypes", "passes", "features", "first": n, "step": n, "shims": bool,
+    "hip_library": where libamdhip64.so will lie on the machine with the GPU}; see variants.select and standin.
 
     Says which variants there are, then of each, from number `first` on, that it begins and what came of it: a caller that
     sees this process die knows in which, and starts another one behind it.
@@ -58,7 +59,7 @@ def _compile(request: dict[str, Any]) -> None:
         chosen = variants.select(
             request.get("head_dims", ()), request.get("dtypes", ()), request.get("passes", ()), request.get("features")
         )
-        standing_in = aot.standing_in(arch, bool(request.get("shims")))
+        standing_in = aot.standing_in(arch, bool(request.get("shims")), request.get("hip_library"))
     except ValueError as error:
         _say(event="refused", message=str(error))
         return
@@ -69,6 +70,8 @@ def _compile(request: dict[str, Any]) -> None:
         variants=[{"kind": v.kind, "head_dim": v.head_dim, "dtype": v.dtype, "features": v.features} for v in chosen],
     )
     with standing_in as driver:
+        if not request.get("first"):  # of several processes that share the work, one
+            driver.build_driver_shim()
         for number in range(int(request.get("first", 0)), len(chosen), int(request.get("step", 1))):
             _say(event="begin", number=number)
             _say(event="rows", number=number, rows=aot.compile_variant(arch, chosen[number], package, driver))

@@ -8,7 +8,11 @@ keys that the same call on that GPU looks for.
 from __future__ import annotations
 
 import contextlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import inspect
+import unittest.mock
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -103,13 +107,14 @@ _devices: dict[str, int] = {}
 class StandIn:
     """Triton's driver interface for `arch`. launches: what was launched, in order."""
 
-    def __init__(self, arch: str, shims: bool = False) -> None:
+    def __init__(self, arch: str, shims: bool = False, hip_library: str | None = None) -> None:
         self.arch = arch
         self.target = gpu_target(arch)
         self.utils = _Utilities(arch)
         self.launcher_cls = _Launcher
         self.launches: list[Launch] = []
         self.shims = shims
+        self.hip_library = hip_library
         self.shim_problem: str | None = None
         # Triton keeps compiled kernels per device number: each target has its own.
         self.device = _devices.setdefault(arch, len(_devices))
@@ -155,26 +160,69 @@ class StandIn:
         if not self.shims or self.shim_problem:
             return
         try:
-            if self.target.backend == "hip":
-                from triton.backends.amd import driver as module
-
-                launcher = module.HIPLauncher
-            else:
-                from triton.backends.nvidia import driver as module
-
-                launcher = module.CudaLauncher
+            module = self._backend()
             if hasattr(module, "make_launcher"):
-                launcher(src, metadata)
+                with _loading_nothing():
+                    (module.HIPLauncher if self.target.backend == "hip" else module.CudaLauncher)(src, metadata)
         except Exception as error:  # noqa: BLE001 - the shim is a convenience; any obstacle is reported, none stops the work
             self.shim_problem = f"{type(error).__name__}: {error}"
 
+    def build_driver_shim(self) -> None:
+        """Builds the C module through which Triton talks to the driver, into the same cache: one for all kernels.
 
-def standing_in(arch: str, shims: bool = False) -> AbstractContextManager[StandIn]:
+        On the GPU it is looked up before the first launch; where it is missing, a C compiler and Python's headers are needed.
+        """
+        if not self.shims:
+            return
+        build = "HIPUtils" if self.target.backend == "hip" else "CudaUtils"
+        try:
+            with _loading_nothing():
+                getattr(self._backend(), build)()
+        except Exception as error:  # noqa: BLE001 - as above
+            self.shim_problem = f"{type(error).__name__}: {error}"
+
+    def _backend(self) -> Any:
+        """Triton's own driver module for the target. The path of HIP's library stands in the source of what it builds, and
+        so in its key: `hip_library` is where that library will lie when the GPU is used."""
+        if self.target.backend != "hip":
+            from triton.backends.nvidia import driver as module
+
+            return module
+        from triton.backends.amd import driver as module
+
+        if self.hip_library:
+            module._get_path_to_hip_runtime_dylib = lambda: self.hip_library
+        return module
+
+
+def standing_in(arch: str, shims: bool = False, hip_library: str | None = None) -> AbstractContextManager[StandIn]:
     """Makes Triton compile for `arch` inside of the with block; afterwards it uses what it used before.
 
     Raises ValueError for a name that is no GPU target.
     """
-    return _activated(StandIn(arch, shims))
+    return _activated(StandIn(arch, shims, hip_library))
+
+
+class _Unloaded(importlib.abc.Loader):
+    """Gives a module that has every attribute and does nothing."""
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        module.__getattr__ = lambda name: None
+
+
+@contextlib.contextmanager
+def _loading_nothing() -> Iterator[None]:
+    """What Triton builds inside of the with block is stored and not loaded: loading it opens the GPU's own library, and
+    dies where that is not here."""
+
+    def unloaded(name: str, *arguments: Any, **options: Any) -> Any:
+        return importlib.machinery.ModuleSpec(name, _Unloaded())
+
+    with unittest.mock.patch.object(importlib.util, "spec_from_file_location", unloaded):
+        yield
 
 
 @contextlib.contextmanager

@@ -35,17 +35,47 @@ class Compiled:
 
 
 def compile_kernels(
-    python: Path, environment: Path, targets: tuple[str, ...], environ: Mapping[str, str]
+    python: Path, environment: Path, final: Path, targets: tuple[str, ...], environ: Mapping[str, str]
 ) -> tuple[Compiled, ...]:
-    """Compiles for each gfx target. Raises InstallFailed when nothing at all compiles for one of them."""
+    """Compiles for each gfx target, in `environment`, which will lie at `final`.
+
+    Raises InstallFailed when nothing at all compiles for one of them.
+    """
     child = clean_environment(environ, TRITON_CACHE_DIR=str(environment / CACHE))
     found = run_child([python, "-I", "-B", "-c", FIND_KERNELS], environ=child, deadline_s=60)
     folder = Path(found.output.strip()) / "kernels"
     if found.returncode != 0 or not folder.is_dir():
         raise InstallFailed(f"the installed flash_attn has no kernels: {found.output.strip()[-500:]}")
     workers = _workers()
+    library = _hip_library(environment, final)
     with ThreadPoolExecutor(workers) as pool:
-        return tuple(_compile(python, folder, target, child, workers, pool) for target in targets)
+        work = [
+            _Work([python, "-B", folder, "compile"], {"arch": target, "shims": True, "hip_library": library}, child)
+            for target in targets
+        ]
+        return tuple(_compile(one, workers, pool) for one in work)
+
+
+def _hip_library(environment: Path, final: Path) -> str | None:
+    """Where the HIP library that torch brings will lie: Triton builds that path into what it makes to launch kernels.
+
+    None where torch brings none (a ROCm of the system, ROCm as wheels of its own): Triton then builds anew on the GPU.
+    """
+    found = next(environment.glob("lib/python*/site-packages/torch/lib/libamdhip64.so"), None)
+    return str(final / found.relative_to(environment)) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a compiling process is told: its command, its request, its environment."""
+
+    command: list[str | Path]
+    request: Mapping[str, Any]
+    environ: Mapping[str, str]
+
+    @property
+    def target(self) -> str:
+        return str(self.request["arch"])
 
 
 def _workers() -> int:
@@ -54,11 +84,10 @@ def _workers() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), memory, 16))
 
 
-def _compile(
-    python: Path, folder: Path, target: str, child: Mapping[str, str], workers: int, pool: ThreadPoolExecutor
-) -> Compiled:
+def _compile(work: _Work, workers: int, pool: ThreadPoolExecutor) -> Compiled:
     """One target: each worker compiles every n-th variant."""
-    shares = [pool.submit(_share, python, folder, target, child, number, workers) for number in range(workers)]
+    target = work.target
+    shares = [pool.submit(_share, work, number, workers) for number in range(workers)]
     parts = [share.result() for share in shares]
     kernels = sum(count for count, _ in parts)
     problems = [problem for _, said in parts for problem in said]
@@ -67,14 +96,12 @@ def _compile(
     return Compiled(target, kernels, tuple(problems))
 
 
-def _share(
-    python: Path, folder: Path, target: str, child: Mapping[str, str], first: int, step: int
-) -> tuple[int, list[str]]:
+def _share(work: _Work, first: int, step: int) -> tuple[int, list[str]]:
     """Kernels and problems of every `step`-th variant. One on which the compiler dies is passed over by a new process."""
-    kernels, problems = 0, []
+    kernels, problems, target = 0, [], work.target
     while True:
-        request = json.dumps({"arch": target, "first": first, "step": step, "shims": True})
-        outcome = run_child([python, "-B", folder, "compile", request], environ=child, deadline_s=DEADLINE_S)
+        request = json.dumps({**work.request, "first": first, "step": step})
+        outcome = run_child([*work.command, request], environ=work.environ, deadline_s=DEADLINE_S)
         begun, ended = None, False
         for row in _rows(outcome.output):
             if row["event"] == "refused":

@@ -35,7 +35,7 @@ from fa_doctor.installer.verify import Verdict, verify
 __all__ = ["Outcome", "Transaction"]
 
 Verifier = Callable[[Plan, Path, Mapping[str, str]], Verdict]
-Compiler = Callable[[Path, Path, tuple[str, ...], Mapping[str, str]], tuple[Compiled, ...]]
+Compiler = Callable[[Path, Path, Path, tuple[str, ...], Mapping[str, str]], tuple[Compiled, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,8 @@ class Transaction:
         self.tool.install(self._python, self._wheel_folder, [pin], self.plan.paths.scratch)
 
     def _compile(self) -> None:
-        self.compiled = self.compiler(self._python, self.plan.paths.stage, self.plan.targets, self.environ)
+        stage, final = self.plan.paths.stage, self.plan.environment
+        self.compiled = self.compiler(self._python, stage, final, self.plan.targets, self.environ)
 
     def _write_environment_file(self) -> None:
         EnvironmentFile(self.plan.paths.stage / ENVIRONMENT_FILE).write(dict(self.plan.variables))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -71,6 +72,46 @@ def test_a_call_finds_every_kernel_that_it_needs(arch: str, site: Path, tmp_path
     assert not list(own.rglob("*.hsaco")), "a kernel was compiled again"
 
 
+SHIMS = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import flash_attn.prebuilt as prebuilt
+prebuilt.FOLDER = Path(sys.argv[2])
+prebuilt.activate()
+from flash_attn.kernels import aot
+with aot.standing_in(sys.argv[3], True) as driver:
+    driver.build_driver_shim()
+    print(driver.shim_problem)
+"""
+
+
+@pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("clang")), reason="there is no C compiler")
+def test_what_triton_builds_to_reach_the_driver_is_there_too(site: Path, tmp_path: Path) -> None:
+    # Where the library will lie at the end, which is not where the environment is built.
+    library = tmp_path / "final" / "torch" / "lib" / "libamdhip64.so"
+    prebuilt, own = tmp_path / "prebuilt", tmp_path / "own"
+    request = {"arch": "gfx942", "head_dims": [64], "dtypes": ["fp16"], "passes": ["forward"], "features": ["causal"]}
+    text = json.dumps({**request, "shims": True, "hip_library": str(library)})
+    command = [sys.executable, "-B", site / "flash_attn" / "kernels", "compile", text]
+    subprocess.run(command, check=True, env=child(TRITON_CACHE_DIR=str(prebuilt)), capture_output=True, timeout=100)
+    assert list(prebuilt.rglob("hip_utils*.so"))
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"")
+
+    def look_up(folder: Path) -> str:
+        # Triton finds the library by itself, and no compiler.
+        environ = child(TRITON_CACHE_DIR=str(own), TRITON_LIBHIP_PATH=str(library), CC="/bin/false")
+        command = [sys.executable, "-B", "-c", SHIMS, site, folder, "gfx942"]
+        done = subprocess.run(command, check=True, env=environ, capture_output=True, text=True, timeout=100)
+        return done.stdout.strip().splitlines()[-1]
+
+    assert look_up(prebuilt) == "None"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "CalledProcessError" in look_up(empty)
+
+
 def test_what_is_not_prebuilt_is_compiled_as_always(site: Path, tmp_path: Path) -> None:
     empty, own = tmp_path / "empty", tmp_path / "own"
     empty.mkdir()
@@ -97,6 +138,10 @@ def test_the_cache_manager_of_the_user_is_left_alone(site: Path, tmp_path: Path)
 # How the compiling child is read: programs that answer as kernels/__main__.py does.
 
 
+def work(folder: Path) -> ahead._Work:
+    return ahead._Work([sys.executable, folder, "compile"], {"arch": "gfx906"}, dict(os.environ))
+
+
 def answering(tmp_path: Path, body: str) -> Path:
     folder = tmp_path / "kernels"
     folder.mkdir()
@@ -112,7 +157,7 @@ def test_a_variant_on_which_the_compiler_dies_is_passed_over(tmp_path: Path) -> 
         "for number in range(first, 4):\n    say(event='begin', number=number)\n    if number == 1: os.abort()\n"
         "    say(event='rows', number=number, rows=[{'error': None}])\nsay(event='end')\n"
     )
-    kernels, problems = ahead._share(Path(sys.executable), answering(tmp_path, body), "gfx906", dict(os.environ), 0, 1)
+    kernels, problems = ahead._share(work(answering(tmp_path, body)), 0, 1)
     assert kernels == 3
     assert problems == ["the compiler died on variant 1 (status -6)"]
 
@@ -130,4 +175,4 @@ def test_a_variant_on_which_the_compiler_dies_is_passed_over(tmp_path: Path) -> 
 )
 def test_nothing_that_compiles_fails_the_install(body: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(InstallFailed, match=said), ThreadPoolExecutor(1) as pool:
-        ahead._compile(Path(sys.executable), answering(tmp_path, body), "gfx906", dict(os.environ), 1, pool)
+        ahead._compile(work(answering(tmp_path, body)), 1, pool)
