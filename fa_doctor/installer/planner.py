@@ -244,7 +244,10 @@ def _resolve_stack(
         )
 
     if not stack.cpu:
-        return attempt(stack_index)
+        try:
+            return attempt(stack_index)
+        except NothingFits as error:
+            raise NothingFits(f"{error}{_by_hand(stack, roots[0])}") from error
     try:
         return attempt(None)  # what is configured first: it may be all that can be reached
     except NothingFits as error:
@@ -254,6 +257,17 @@ def _resolve_stack(
             return attempt(stack_index)
         except IndexUnreachable as unreachable:
             raise NothingFits(f"{error}. The stack's own index: {unreachable}") from unreachable
+
+
+def _by_hand(stack: Stack, torch: str) -> str:
+    """What to type for a stack whose ROCm comes as packages of its own: one of them, the selector `rocm`, exists as
+    source only, which pip builds and this installer does not."""
+    if stack.rocm_bundled or stack.url is None:
+        return ""
+    return (
+        f".\nIn an environment of your own: pip install --index-url {stack.url} '{torch}'; then "
+        "`fa-doctor install --stack installed` adds the kernels"
+    )
 
 
 def _clashes(stack: Stack, destination: Destination) -> tuple[tuple[Installed, str], ...]:
