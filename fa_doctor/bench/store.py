@@ -112,6 +112,7 @@ def load_results(path: str) -> dict[str, Any]:
         not isinstance(document, dict)
         or document.get("schema") != SCHEMA
         or not isinstance(document.get("points"), list)
+        or not isinstance(document.get("machine"), dict)
     ):
         raise UsageProblem(f"{path} does not hold results of bench ({SCHEMA})")
     return document

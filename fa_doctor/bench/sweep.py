@@ -8,6 +8,7 @@ from typing import Any
 
 from fa_doctor.bench.grid import Point, key_of
 from fa_doctor.bench.store import Store
+from fa_doctor.bench.summary import CRASHED
 from fa_doctor.errors import Undecided
 from fa_doctor.host import Host
 from fa_doctor.probe.launch import package_folders
@@ -25,8 +26,9 @@ def run_sweep(
     store: Store,
     on_point: Callable[[Point], None],
     seconds_per_point: float,
+    device: str = "cuda",
 ) -> None:
-    """Measures every point that `store` does not hold yet, and stores each as soon as it is measured.
+    """Measures on "cuda" or "cpu" every point that `store` does not hold yet, and stores each as soon as it is measured.
 
     When the child ends in the middle of a point, that point is stored with the error and the next child begins behind
     it. Raises Undecided if a child ends before it could say what machine it runs on.
@@ -44,7 +46,7 @@ def run_sweep(
                 return
             if event == "machine":
                 entry.pop("step", None)
-                store.set_machine(entry)
+                store.set_machine({**entry, "device": device})
                 state["machine"] = True
             elif event == "begin":
                 state["current"] = entry.get("number")
@@ -56,6 +58,7 @@ def run_sweep(
 
         request = {
             "mode": "bench",
+            "device": device,
             "seconds": seconds_per_point,
             "points": [{**point, "number": number} for number, point in numbered.items()],
         }
@@ -70,7 +73,7 @@ def run_sweep(
             words = tail(output).strip().splitlines()
             broken = {
                 **numbered[state["current"]],
-                "error": f"the process ended: {words[-1] if words else output.returncode}",
+                "error": f"{CRASHED}: {words[-1] if words else output.returncode}",
             }
             store.add(broken)
             on_point(broken)

@@ -65,7 +65,7 @@ def training_table(document: dict[str, Any]) -> Table:
             [
                 name,
                 f"{run['samples_per_s']:.1f}" if run.get("samples_per_s") else "?",
-                f"{run['peak_bytes'] / 2**30:.2f}",
+                f"{run['peak_bytes'] / 2**30:.2f}" if run.get("peak_bytes") is not None else "-",
                 f"{'at least ' if run.get('longest_at_limit') else ''}{run.get('longest', '-')}",
                 f"{sum(run['losses'][-10:]) / len(run['losses'][-10:]):.4f}",
             ]

@@ -16,6 +16,8 @@ from fa_doctor.errors import UsageProblem
 
 __all__ = ["command"]
 
+_ON_CPU = ("unfused", "sdpa", "sdpa-flash", "flex")  # what PyTorch has for CPUs
+
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
     """Whole numbers above 0, set apart by commas."""
@@ -46,8 +48,17 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--train", is_flag=True, help="Train a small GPT with unfused, SDPA and bundled attention instead.")
 @click.option("--steps", type=click.IntRange(min=8), default=200, show_default=True, help="Training steps.")
 @click.option("--train-length", type=click.IntRange(min=16), default=1024, show_default=True)
+@click.option("--train-layers", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--train-heads", type=click.IntRange(min=1), default=16, show_default=True, help="Heads of 64.")
 @click.option("--train-batch", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--compare", nargs=2, metavar="A B", help="Say what got slower between two results, and measure nothing.")
+@click.option(
+    "--device",
+    type=click.Choice(["gpu", "cpu"]),
+    default="gpu",
+    show_default=True,
+    help="cpu: PyTorch's own attention only; the kernels need a GPU.",
+)
 @click.option("--python", metavar="EXE", help="The Python to measure with (default: the active environment's).")
 def command(
     lengths: tuple[int, ...],
@@ -64,8 +75,11 @@ def command(
     train: bool,
     steps: int,
     train_length: int,
+    train_layers: int,
+    train_heads: int,
     train_batch: int,
     compare: tuple[str, str] | None,
+    device: str,
     python: str | None,
 ) -> int:
     """Times attention over a grid of shapes beside what else this machine has; draws it.
@@ -75,9 +89,11 @@ def command(
     """
     if compare is not None:
         return _compare(*compare)
-    executable = _target(python)
+    executable = _target(python, device)
+    torch_device = "cuda" if device == "gpu" else "cpu"
     if train:
         setting = {"length": train_length, "batch": train_batch, "steps": steps, "dtype": dtype}
+        setting |= {"layers": train_layers, "heads": train_heads, "device": torch_device}
         return _train(executable, Path(folder), setting, plots)
 
     from fa_doctor.bench.grid import grid, key_of
@@ -88,16 +104,17 @@ def command(
 
     passes = ("forward", "backward") if kind == "all" else (kind,)
     masks = {"yes": (True,), "no": (False,), "both": (False, True)}[causal]
-    wanted = providers or tuple(name for name in PROVIDERS if name != "flash_attn" or _has_flash_attn(executable))
+    wanted = providers or _providers(executable, device)
     points = grid(lengths, head_dims, masks, passes, wanted, tokens=tokens, hidden=hidden, dtype=dtype)
     if max(head_dims) > 256:
         raise UsageProblem("--head-dims: attention kernels go up to 256")
     store = Store(Path(folder))
     progress = _Progress(len(points), sum(key_of(point) in store.points for point in points))
     try:
-        run_sweep(LiveHost(), executable, points, store, progress.step, per_point)
+        run_sweep(LiveHost(), executable, points, store, progress.step, per_point, torch_device)
     except KeyboardInterrupt:
         progress.close()
+        store.write_summaries()
         sys.stderr.write(f"fa-doctor: stopped; the same command goes on with {folder}\n")
         return 130
     progress.close()
@@ -109,7 +126,7 @@ def command(
     return 0
 
 
-def _target(python: str | None) -> str:
+def _target(python: str | None, device: str) -> str:
     from fa_doctor.diagnosis.gather import gather
     from fa_doctor.host import LiveHost
     from fa_doctor.level import Level
@@ -117,9 +134,16 @@ def _target(python: str | None) -> str:
 
     machine = gather(LiveHost(), level=Level.QUICK, python=python, deadline=time.monotonic() + 20)
     executable = python_with_torch(machine.python, machine.torch, "measure")
-    if machine.torch is not None and machine.torch.build == "cpu":
-        raise UsageProblem(f"{executable} has a CPU build of torch: there is no GPU to measure on")
+    if device == "gpu" and machine.torch is not None and machine.torch.build == "cpu":
+        raise UsageProblem(f"{executable} has a CPU build of torch: there is no GPU to measure on (or --device cpu)")
     return executable
+
+
+def _providers(executable: str, device: str) -> tuple[str, ...]:
+    """Those that can be had at all."""
+    if device == "cpu":
+        return _ON_CPU
+    return tuple(name for name in PROVIDERS if name != "flash_attn" or _has_flash_attn(executable))
 
 
 def _has_flash_attn(python: str) -> bool:
@@ -147,10 +171,10 @@ class _Progress:
             sys.stderr.write(f"{done} of {total} points are there already\n")
 
     def step(self, point: dict[str, Any]) -> None:
-        from fa_doctor.bench.summary import shape_name
+        from fa_doctor.bench.summary import figure, shape_name
 
-        figure = f"{point['tflops']:.1f} TFLOP/s" if "tflops" in point else str(point.get("error"))
-        line = f"{shape_name(point)} {point['provider']}: {figure}"
+        told = f"{figure(point['tflops'])} TFLOP/s" if "tflops" in point else str(point.get("error"))
+        line = f"{shape_name(point)} {point['provider']}: {told}"
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=line[:60])
         else:
@@ -174,10 +198,11 @@ def _draw(document: dict[str, Any], folder: Path, plots: bool) -> None:
 
     pictures: list[Path] = []
     if plots:
+        from fa_doctor.bench.card import draw_card
         from fa_doctor.bench.plots import draw
 
         try:
-            pictures = draw(document, folder)
+            pictures = [path for path in (draw_card(document, folder), *draw(document, folder)) if path is not None]
         except UsageProblem as error:
             sys.stderr.write(f"fa-doctor: {error}\n")
     write_page(document, pictures, folder / "index.html")
@@ -189,13 +214,15 @@ def _train(python: str, folder: Path, setting: dict[str, Any], plots: bool) -> i
     from fa_doctor.bench.training import train, training_table
     from fa_doctor.host import LiveHost
 
-    request = {**setting, "layers": 12, "heads": 16, "head_dim": 64, "seed": 1, "longest": True}
+    request = {**setting, "head_dim": 64, "seed": 1, "longest": True}
+
+    providers = ("unfused", "sdpa") if setting["device"] == "cpu" else ("unfused", "sdpa", "bundled")
 
     def told(name: str, run: dict[str, Any]) -> None:
         speed = run.get("samples_per_s")
         sys.stderr.write(f"{name}: {f'{speed:.1f} samples/s' if speed else run.get('error', 'no figure')}\n")
 
-    document = train(LiveHost(), python, ("unfused", "sdpa", "bundled"), request, 1800.0, told)
+    document = train(LiveHost(), python, providers, request, 1800.0, told)
     _print_table(*training_table(document))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +232,7 @@ def _train(python: str, folder: Path, setting: dict[str, Any], plots: bool) -> i
     if any("losses" in run for run in document["runs"].values()):
         pictures = []
         if plots:
-            from fa_doctor.bench.plots import draw_training
+            from fa_doctor.bench.training_plot import draw_training
 
             try:
                 pictures = [draw_training(document, folder)]
@@ -218,11 +245,15 @@ def _train(python: str, folder: Path, setting: dict[str, Any], plots: bool) -> i
 
 def _compare(first: str, second: str) -> int:
     from fa_doctor.bench.compare import compare
+    from fa_doctor.bench.picture import machine_line
     from fa_doctor.bench.store import load_results
     from fa_doctor.bench.summary import shape_name
 
     before, after = load_results(first), load_results(second)
     changes, missing = compare(before, after)
+    machines = [machine_line(result["machine"]) for result in (before, after)]
+    if machines[0] != machines[1]:
+        sys.stdout.write(f"A: {machines[0]}\nB: {machines[1]}\n\n")
     rows = [
         [
             f"{shape_name(change.point)} {change.point['provider']}",

@@ -1,4 +1,4 @@
-"""Times attention on a GPU: who can compute it here, how long each takes, how much memory."""
+"""Times attention: who can compute it here, how long each takes, how much memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PROVIDERS", "flops", "matrix_product_tflops", "measure", "timed_ms"]
+from .stopwatch import Stopwatch
+
+__all__ = ["PROVIDERS", "flops", "matrix_product_tflops", "measure", "provider"]
 
 # The providers by name, in the order of tables. "sdpa" is what scaled_dot_product_attention chooses by itself.
 PROVIDERS = ("unfused", "sdpa", "sdpa-flash", "sdpa-efficient", "sdpa-cudnn", "flex", "flash_attn", "bundled")
-_FLUSH_BYTES = 512 << 20  # more than any last-level cache there is (256 MB of Infinity Cache on MI300X)
 
 
 def flops(point: dict[str, Any]) -> float:
@@ -25,15 +26,17 @@ def flops(point: dict[str, Any]) -> float:
     return float(forward * share * (0.5 if point["causal"] else 1.0))
 
 
-def measure(torch: Any, load_kernels: Callable[[], Any], point: dict[str, Any], seconds: float = 0.4) -> dict[str, Any]:
+def measure(
+    torch: Any, watch: Stopwatch, load_kernels: Callable[[], Any], point: dict[str, Any], seconds: float = 0.4
+) -> dict[str, Any]:
     """Times one point {"provider", "batch", "length", "heads", "head_dim", "causal", "pass", "dtype"}.
 
     Returns {"ms": median, "low": 10th, "high": 90th percentile, "runs", "tflops", "peak_bytes": memory beyond inputs and
-    output of one call}. Raises what the provider raises, torch.OutOfMemoryError among it.
+    output of one call, None where nobody counts it}. Raises what the provider raises, torch.OutOfMemoryError among it.
     """
-    device = torch.device("cuda")
+    device = torch.device(watch.device)
     dtype = getattr(torch, point["dtype"])
-    function, heads_first = _provider(torch, load_kernels, point)
+    function, heads_first = provider(torch, device, load_kernels, point)
     shape = (point["batch"], point["length"], point["heads"], point["head_dim"])
     if heads_first:
         shape = (shape[0], shape[2], shape[1], shape[3])
@@ -59,72 +62,55 @@ def measure(torch: Any, load_kernels: Callable[[], Any], point: dict[str, Any], 
             return torch.autograd.grad(function(q, k, v), (q, k, v), grad)
 
     call()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
+    watch.start_memory()
     results = call()
-    torch.cuda.synchronize()
+    peak = watch.peak_bytes()
     outputs = results if isinstance(results, tuple) else (results,)
-    own = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
-    peak = torch.cuda.max_memory_allocated() - held - own
+    if peak is not None:
+        peak = max(0, peak - sum(tensor.numel() * tensor.element_size() for tensor in outputs))
     del results, outputs
-    samples = timed_ms(torch, call, seconds)
+    samples = sorted(_timed_ms(watch, call, seconds))
     median = statistics.median(samples)
-    ordered = sorted(samples)
     return {
         "ms": median,
-        "low": ordered[len(ordered) // 10],
-        "high": ordered[-1 - len(ordered) // 10],
+        "low": samples[len(samples) // 10],
+        "high": samples[-1 - len(samples) // 10],
         "runs": len(samples),
         "tflops": flops(point) / median / 1e9,
-        "peak_bytes": max(0, peak),
+        "peak_bytes": peak,
     }
 
 
-def timed_ms(torch: Any, call: Callable[[], Any], seconds: float) -> list[float]:
-    """Milliseconds of single calls by device events, for about `seconds`, at least 5 and at most 200 of them.
-
-    Caches are flushed before each: what a program finds in them when it comes back to attention is something else.
-    """
-    flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+def _timed_ms(watch: Stopwatch, call: Callable[[], Any], seconds: float) -> list[float]:
+    """Milliseconds of single calls, for about `seconds`, at least 5 and at most 200 of them."""
     for _ in range(3):
         call()
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    count = int(min(200, max(5, seconds * 1e3 / max(begin.elapsed_time(end), 1e-3))))
-    marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]
-    for first, last in marks:
-        flush.zero_()
-        first.record()
-        call()
-        last.record()
-    torch.cuda.synchronize()
-    return [first.elapsed_time(last) for first, last in marks]
+    watch.wait()
+    (once,) = watch.times_ms(call, 1, flush=False)
+    return watch.times_ms(call, int(min(200, max(5, seconds * 1e3 / max(once, 1e-3)))))
 
 
-def matrix_product_tflops(torch: Any, dtype: str, size: int = 8192) -> float:
-    """What the card reaches in a large square matrix product: the ceiling that attention is held against."""
-    a, b = (torch.randn(size, size, dtype=getattr(torch, dtype), device="cuda") for _ in range(2))
-    samples = timed_ms(torch, lambda: a @ b, 0.3)
+def matrix_product_tflops(torch: Any, watch: Stopwatch, dtype: str) -> float:
+    """What the device reaches in a large square matrix product: the ceiling that attention is held against."""
+    size = 8192
+    a, b = (torch.randn(size, size, dtype=getattr(torch, dtype), device=watch.device) for _ in range(2))
+    samples = _timed_ms(watch, lambda: a @ b, 0.3)
     return float(2.0 * size**3 / statistics.median(samples) / 1e9)
 
 
-def _provider(torch: Any, load_kernels: Callable[[], Any], point: dict[str, Any]) -> tuple[Callable[..., Any], bool]:
-    """The function of a provider, and whether it wants heads before tokens."""
+def provider(
+    torch: Any, device: Any, load_kernels: Callable[[], Any], point: dict[str, Any]
+) -> tuple[Callable[..., Any], bool]:
+    """The function of a point's provider, and whether it wants heads before tokens."""
     name, causal = point["provider"], point["causal"]
     functional = torch.nn.functional
-    if name == "bundled":
-        kernels = load_kernels()
-        return (lambda q, k, v: kernels.flash_attn_func(q, k, v, causal=causal)), False
-    if name == "flash_attn":
-        module = importlib.import_module("flash_attn")
+    if name in ("bundled", "flash_attn"):
+        if device.type == "cpu":
+            raise RuntimeError(f"the kernels of {name} need a GPU")
+        module = load_kernels() if name == "bundled" else importlib.import_module("flash_attn")
         return (lambda q, k, v: module.flash_attn_func(q, k, v, causal=causal)), False
     if name == "unfused":
-        return _unfused(torch, causal, point["length"]), True
+        return _unfused(torch, device, causal, point["length"]), True
     if name == "sdpa":
         return (lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal)), True
     if name == "flex":
@@ -133,7 +119,9 @@ def _provider(torch: Any, load_kernels: Callable[[], Any], point: dict[str, Any]
         mask = None
         if causal:
             length = point["length"]
-            mask = attention.create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cuda")
+            mask = attention.create_block_mask(
+                lambda b, h, i, j: i >= j, None, None, length, length, device=device.type
+            )
         return (lambda q, k, v: compiled(q, k, v, block_mask=mask)), True
     backends = importlib.import_module("torch.nn.attention")
     backend = {
@@ -149,9 +137,9 @@ def _provider(torch: Any, load_kernels: Callable[[], Any], point: dict[str, Any]
     return chosen, True
 
 
-def _unfused(torch: Any, causal: bool, length: int) -> Callable[..., Any]:
+def _unfused(torch: Any, device: Any, causal: bool, length: int) -> Callable[..., Any]:
     """Matrix product, softmax, matrix product: what a program without a fused kernel does."""
-    hidden = torch.ones(length, length, dtype=torch.bool, device="cuda").triu(1) if causal else None
+    hidden = torch.ones(length, length, dtype=torch.bool, device=device).triu(1) if causal else None
 
     def run(q: Any, k: Any, v: Any) -> Any:
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)

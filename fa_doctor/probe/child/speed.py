@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from .measure import matrix_product_tflops, measure
 from .reporter import Reporter
+from .stopwatch import stopwatch
 
 __all__ = ["STEPS", "run"]
 
@@ -20,26 +22,22 @@ def run(request: dict[str, Any], report: Reporter, load_kernels: Callable[[], An
 
         details["version"] = torch.__version__
     with report.step("find the device") as details:
+        watch = stopwatch(torch, "cuda")
         properties = torch.cuda.get_device_properties(0)
         details.update(name=properties.name, gfx=getattr(properties, "gcnArchName", "").split(":")[0])
     with report.step("measure a matrix product") as details:
         details["tflops"] = {
-            dtype: matrix_product_tflops(torch, dtype) for dtype in dict.fromkeys(p["dtype"] for p in request["points"])
+            dtype: matrix_product_tflops(torch, watch, dtype)
+            for dtype in dict.fromkeys(p["dtype"] for p in request["points"])
         }
     with report.step("measure attention") as details:
-        kernels: list[Any] = []
-
-        def load_once() -> Any:
-            if not kernels:
-                kernels.append(load_kernels())
-            return kernels[0]
-
+        load_once = functools.cache(load_kernels)
         measured = []
         for point in request["points"]:
             try:
-                found = measure(torch, load_once, point)
+                found = measure(torch, watch, load_once, point)
             except Exception as error:  # noqa: BLE001 - one provider's failure is its result, not the probe's
                 found = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-                torch.cuda.empty_cache()
+                watch.free()
             measured.append({**point, **found})
         details["measured"] = measured

@@ -6,6 +6,7 @@ The measurement itself needs a GPU (tests marked gpu); here a small script stand
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,8 @@ def test_a_point_that_kills_its_child_costs_that_point_only(tmp_path: Path, chil
     assert "Memory access fault" in broken["error"]
     header, rows = table(store.document())
     assert header == ["TFLOP/s", "unfused", "bundled"]
-    assert rows[0][1:] == ["refused", "4.0"]
-    assert gain_table(store.document())[1] == [["d64 causal n1024 b2 forward", "1.0", "4.0", "+300%", "1", "1"]]
+    assert rows[0][1:] == ["crashed", "4.0"]
+    assert gain_table(store.document())[1][1:] == [["d64 causal n1024 b2 forward", "1.0", "4.0", "+300%", "1", "1"]]
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
@@ -126,22 +127,84 @@ def test_slower_is_said_only_beyond_the_spread() -> None:
 
 def test_pictures_and_a_page_that_needs_nothing_else(tmp_path: Path, child) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("matplotlib")
-    from fa_doctor.bench.plots import draw, draw_training
+    from fa_doctor.bench.card import draw_card
+    from fa_doctor.bench.plots import draw
 
-    child("False")
+    child("point['provider'] == 'unfused' and point['length'] == 512")
     store = Store(tmp_path)
     run_sweep(LiveHost(), sys.executable, POINTS, store, lambda point: None, 0.1)
     document = store.document()
-    pictures = draw(document, tmp_path)
-    assert [picture.stem for picture in pictures] == ["speed", "gain", "memory", "share"]
+    card = draw_card(document, tmp_path)
+    assert card is not None
+    pictures = [card, *draw(document, tmp_path)]
+    assert [picture.stem for picture in pictures] == ["share", "speed", "gain", "memory", "ceiling"]
     assert all(picture.with_suffix(".png").read_bytes()[:4] == b"\x89PNG" for picture in pictures)
     write_page(document, pictures, tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert "+300%" in page
+    assert "crashed" in page
     assert not any(word in page for word in ("<script", 'src="', "@import", "<link"))
-    training = {"runs": {"unfused": {"losses": [2.0, 1.0], "samples_per_s": 3.0}, "bundled": {"error": "no"}}}
-    assert draw_training(json.loads(json.dumps(training)), tmp_path).exists()
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', page)) <= set(ids)
+
+
+def test_without_the_bundled_kernels_or_memory_there_is_no_picture_of_them(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from fa_doctor.bench.card import draw_card
+    from fa_doctor.bench.plots import draw
+
+    point = {**POINTS[0], "provider": "sdpa", "ms": 1.0, "low": 1.0, "high": 1.0, "tflops": 0.02, "peak_bytes": None}
+    document = {"machine": {"name": "the CPU"}, "points": [point]}
+    assert draw_card(document, tmp_path) is None
+    assert [picture.stem for picture in draw(document, tmp_path)] == ["speed"]
+    assert table(document)[1] == [["d64 causal n512 b4 forward", "0.02"]]
+
+
+def test_a_shape_that_only_the_bundled_kernels_can_do_is_in_the_table(tmp_path: Path) -> None:
+    unfused = {**POINTS[0], "provider": "unfused", "error": "out of memory"}
+    bundled = {**POINTS[0], "provider": "bundled", "tflops": 300.0, "peak_bytes": 2 << 20}
+    document = {"machine": {}, "points": [unfused, bundled]}
+    assert gain_table(document)[1] == [["d64 causal n512 b4 forward", "no memory", "300.0", "-", "-", "2"]]
+
+
+@pytest.mark.parametrize(("point", "words"), [({"provider": "bundled"}, "need a GPU"), ({"provider": "sdpa"}, "")])
+def test_the_real_child_measures_on_the_cpu(tmp_path: Path, point: dict[str, str], words: str) -> None:
+    """The way from the command to torch and back, for real; only the GPU's clock and memory are not in it."""
+    pytest.importorskip("torch")
+    points = [{**POINTS[0], **point, "length": 64, "batch": 1, "heads": 1, "head_dim": 16, "pass": "backward"}]
+    store = Store(tmp_path)
+    run_sweep(LiveHost(), sys.executable, points, store, lambda point: None, 0.02, "cpu")
+    (found,) = store.document()["points"]
+    assert words in found.get("error", "")
+    if not words:
+        assert 0 < found["low"] <= found["ms"] <= found["high"]
+        assert found["tflops"] == pytest.approx(2.5 * 0.5 * 4 * 64 * 64 * 16 / found["ms"] / 1e9)
+        assert found["peak_bytes"] is None
+        assert found["runs"] >= 5
+    assert store.machine is not None
+    assert store.machine["device"] == "cpu"
+
+
+def test_training_is_real_and_the_same_with_each_attention(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    from fa_doctor.bench.training import train, training_table
+    from fa_doctor.bench.training_plot import draw_training
+
+    setting = {"length": 32, "batch": 2, "steps": 8, "dtype": "bfloat16", "layers": 1, "heads": 1, "head_dim": 16}
+    setting |= {"device": "cpu", "seed": 1, "longest": True}
+    document = train(LiveHost(), sys.executable, ("unfused", "sdpa"), setting, 120.0, lambda *_: None)
+    unfused, sdpa = (document["runs"][name] for name in ("unfused", "sdpa"))
+    assert len(unfused["losses"]) == 8
+    assert unfused["losses"] == pytest.approx(sdpa["losses"], abs=0.02)
+    assert unfused["samples_per_s"] > 0
+    assert training_table(document)[1][0][2:4] == ["-", "-"]
+    document["runs"]["bundled"] = {"error": "what it said"}
+    assert training_table(document)[1][2][1] == "what it said"
+    picture = draw_training(json.loads(json.dumps(document)), tmp_path)
+    assert "<!-- failed -->" in picture.read_text()
 
 
 STOPPED = """
@@ -156,7 +219,7 @@ def folders():
     yield Path(CHILD), Path(CHILD)
 
 sweep.package_folders = folders
-bench._target = lambda python: sys.executable
+bench._target = lambda python, device: sys.executable
 argv = ["--lengths", "512,1024", "--head-dims", "64", "--causal", "yes", "--pass", "forward", "--no-plots"]
 argv += ["--provider", "unfused", "--provider", "bundled", "--output", OUT]
 sys.exit(bench.command.main(argv, standalone_mode=False))
