@@ -1,19 +1,23 @@
-"""Runs flash-attn 2.8.3's own tests against these kernels, as the module `flash_attn`, on the GPU.
+"""Runs flash-attn 2.8.3's own tests against these kernels, as the module `flash_attn`, on the GPU or on the CPU.
 
-    python benchmarks/peer_tests.py CHECKOUT [--sample N] [--seed N] [--file NAME ...] [--time SECONDS] [--junit FILE]
+    python benchmarks/peer_tests.py CHECKOUT [--device cpu] [--each N] [--longest N] [--seed N] [--file NAME ...]
 
 CHECKOUT is a checkout of flash-attn at tag v2.8.3, of which only tests/ is used. A thin package `flash_attn` in a temporary
-folder leads to the kernels beside this script (or installed). The tests are tens of thousands of cases: a seeded sample of
---sample of them, spread evenly over the test functions, is run in --jobs processes. Prints passed, failed and skipped by test
-function, and the first lines of each kind of failure.
+folder leads to the kernels beside this script (or installed). The tests are hundreds of thousands of cases: a seeded sample
+of --each of them for each test function is run, in --jobs processes. Prints passed, failed and skipped by test function, and
+the first lines of each kind of failure.
+
+--device cpu: the tests' "cuda" is read as "cpu", with fewer sequences, heads and repetitions than they ask for. Then
+FA_DOCTOR_KERNELS=reference (the default there) runs the definition in plain PyTorch, TRITON_INTERPRET=1 the kernels
+themselves in Triton's interpreter, which wants --longest 260 or so.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import json
 import os
-import random
 import re
 import subprocess
 import sys
@@ -57,45 +61,84 @@ def make_alias(folder: Path, checkout: Path) -> None:
         (target / "kernels").symlink_to(ROOT / "kernels")
 
 
-def collect(tests: Path, environment: dict[str, str]) -> list[str]:
-    """The names of all cases."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", tests.name],
-        cwd=tests.parent, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    names = [line for line in done.stdout.splitlines() if "::" in line and not line.startswith(("ERROR", " "))]
-    if not names:
-        raise SystemExit(f"{tests.name}: nothing collected\n{done.stdout[-3000:]}{done.stderr[-2000:]}")
-    return names
+# A pytest plugin: draws the sample where the cases would be made, since making them all takes minutes and gigabytes.
+SAMPLING = """
+import itertools, json, os, random
+
+wanted = json.loads(os.environ["PEER_TESTS_SAMPLE"])
 
 
-def function_of(name: str) -> str:
-    return name.split("[")[0].replace(".py::", ":").removeprefix("tests/")
+def fits(case):
+    lengths = [case[name] for name in ("seqlen", "seqlen_q", "seqlen_k") if name in case]
+    return not wanted["longest"] or max(lengths, default=0) <= wanted["longest"]
 
 
-def sample(names: list[str], count: int, chance: random.Random) -> list[str]:
-    """`count` cases, as many of each test function as there are, the small functions whole."""
-    groups = collections.defaultdict(list)
-    for name in names:
-        groups[function_of(name)].append(name)
-    chosen: list[str] = []
-    left = count
-    for position, group in enumerate(sorted(groups.values(), key=len)):
-        share = min(len(group), left // (len(groups) - position))
-        chosen += chance.sample(group, share)
-        left -= share
-    chance.shuffle(chosen)
-    return chosen
+def pytest_generate_tests(metafunc):
+    marks = [mark for mark in metafunc.definition.own_markers if mark.name == "parametrize"]
+    if not marks:
+        return
+    names, values = [], []
+    for mark in marks:
+        split = [name.strip() for name in mark.args[0].split(",")]
+        names.append(split)
+        values.append([value if len(split) > 1 else (value,) for value in mark.args[1]])
+    flat = [name for split in names for name in split]
+    chance = random.Random(f"{wanted['seed']} {metafunc.definition.name}")
+    count = 1
+    for choices in values:
+        count *= len(choices)
+    if count <= 100000:
+        drawn = list(itertools.product(*values))
+        chance.shuffle(drawn)
+    else:
+        drawn = ([chance.choice(choices) for choices in values] for _ in range(100 * wanted["each"]))
+    cases = {}
+    for choice in drawn:
+        case = tuple(value for part in choice for value in part)
+        if fits(dict(zip(flat, case))):
+            cases[case] = None
+        if len(cases) == wanted["each"]:
+            break
+    metafunc.definition.own_markers[:] = [m for m in metafunc.definition.own_markers if m.name != "parametrize"]
+    metafunc.parametrize(flat, list(cases))
+
+
+def pytest_collection_modifyitems(items):
+    items[:] = items[wanted["job"] :: wanted["jobs"]]
+"""
+# What flash-attn's AMD kernels do not do is left out of their tests; it is asked for here.
+ASKED_FOR = ((r"^@pytest\.mark\.skip\(.*\)\n", ""),)
+CUDA_TO_CPU = (
+    (r'torch\.cuda\.get_device_capability\("cuda"\)', "(9, 0)"),
+    (r'torch\.cuda\.get_device_properties\("cuda"\)\.total_memory', "(1 << 40)"),
+    (r'"cuda"', '"cpu"'),
+    (r"range\((250|50)\)", "range(2)"),
+    (r"^( +batch_size = )(?!1\b)\d+", r"\g<1>2"),
+    (r"^( +nheads = )(9|12)\b", r"\g<1>3"),
+)
+
+
+def make_tests(folder: Path, checkout: Path, files: list[str], cpu: bool) -> None:
+    """The tests in `folder`, changed for the CPU where asked, and the plugin beside them."""
+    (folder / "peer_tests_sampling.py").write_text(SAMPLING)
+    for file in files:
+        text = (checkout / "tests" / file).read_text()
+        for pattern, replacement in ASKED_FOR + (CUDA_TO_CPU if cpu else ()):
+            text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+        (folder / file).write_text(text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--sample", type=int, default=2000, help="cases of each file")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--each", type=int, default=150, help="cases of each test function")
+    parser.add_argument("--longest", type=int, default=0, help="leave out cases with longer sequences")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--file", nargs="+", default=FILES)
+    parser.add_argument("--file", nargs="+", default=list(FILES))
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--time", type=float, default=3600.0, help="seconds after which the rest is left out")
+    parser.add_argument("-k", dest="names", default="", help="only test functions of these names, as pytest takes them")
     parser.add_argument("--failures", type=int, default=12, help="kinds of failures shown")
     options = parser.parse_args()
     begin = time.monotonic()
@@ -106,34 +149,40 @@ def main() -> int:
         path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
         environment = dict(os.environ, PYTHONPATH=path, PYTHONUNBUFFERED="1")
         environment.setdefault("FLASH_ATTENTION_TRITON_AMD_ENABLE", "TRUE")
+        cpu = options.device == "cpu"
+        if cpu and "TRITON_INTERPRET" not in environment:
+            environment.setdefault("FA_DOCTOR_KERNELS", "reference")
+        if cpu:
+            environment.setdefault("OMP_NUM_THREADS", "1")
+        make_tests(Path(folder), options.checkout, options.file, cpu)
         processes = []
-        for file in options.file:
-            tests = options.checkout / "tests" / file
-            chosen = sample(collect(tests, environment), options.sample, random.Random(options.seed))
-            print(f"{file}: {len(chosen)} cases", flush=True)
-            for job in range(options.jobs):
-                part = Path(folder) / f"{tests.stem}.{job}"
+        for job in range(options.jobs):
+            sample = {
+                "each": options.each, "longest": options.longest, "seed": options.seed, "job": job, "jobs": options.jobs,
+            }  # fmt: skip
+            arguments = [
+                *(
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "-p",
+                    "peer_tests_sampling",
+                    "-W",
+                    "ignore",
+                    "--tb=line",
+                    "-k",
+                    options.names,
+                ),
+                *("--rootdir", folder, f"--junitxml={folder}/{job}.xml", *options.file),
+            ]
+            with open(Path(folder) / f"{job}.log", "wb") as log:
                 processes.append(
                     subprocess.Popen(
-                        [
-                            sys.executable,
-                            "-m",
-                            "pytest",
-                            "-q",
-                            "-p",
-                            "no:cacheprovider",
-                            "-W",
-                            "ignore",
-                            "--tb=line",
-                            f"--junitxml={part}.xml",
-                            *chosen[job :: options.jobs],
-                        ],
-                        cwd=tests.parent,
-                        env=environment,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
+                        [sys.executable, "-m", "pytest", *arguments],
+                        cwd=folder, env={**environment, "PEER_TESTS_SAMPLE": json.dumps(sample)},
+                        stdout=log, stderr=subprocess.STDOUT,
                     )
-                )
+                )  # fmt: skip
         for process in processes:
             left = max(1.0, options.time - (time.monotonic() - begin))
             try:
@@ -141,6 +190,9 @@ def main() -> int:
             except subprocess.TimeoutExpired:
                 process.send_signal(2)  # pytest writes what it has
                 process.wait(timeout=60)
+        for log in sorted(Path(folder).glob("*.log")):
+            if not log.with_suffix(".xml").is_file():
+                raise SystemExit(f"no report:\n{log.read_text(errors='replace')[-3000:]}")
         for report in Path(folder).glob("*.xml"):
             for case in ET.parse(report).iter("testcase"):
                 name = f"{(case.get('classname') or '').split('.')[-1]}:{(case.get('name') or '').split('[')[0]}"

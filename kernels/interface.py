@@ -172,7 +172,8 @@ def flash_attn_varlen_func(
     """`flash_attn_func` over B sequences of different lengths, packed behind each other without padding.
 
     q: (total_q, H, D); k, v: (total_k, Hk, D). cu_seqlens_q, cu_seqlens_k: int32 (B + 1,), where each sequence starts
-    and the last ends; max_seqlen_q, max_seqlen_k: the longest. Sequences may be empty.
+    and the last ends; max_seqlen_q, max_seqlen_k: the longest. Sequences may be empty. Whether the lengths fit each other is
+    checked where they are on the CPU; reading them on a GPU would wait for it.
     block_table: int32 (B, pages a sequence): k and v are pages (P, page_size, Hk, D), page_size a multiple of 16, and
     sequence b reads pages block_table[b] in this order. There is no
     backward pass then: it raises a RuntimeError.
@@ -307,9 +308,9 @@ def _attend(
     packed: flash_attn_varlen_func's call; else flash_attn_func's, whose lengths are taken from the shapes.
     """
     tensors = (q, k, v, cu_seqlens_q, cu_seqlens_k, block_table, alibi_slopes)
-    options = (packed, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, *window_size, softcap)
+    options = (packed, max_seqlen_q, max_seqlen_k, dropout_p, softmax_scale, causal, softcap)
     eager = plainly_eager(q)
-    found = _look_up(tensors, options) if eager else None
+    found = _look_up(tensors, options, window_size) if eager else None
     if found is not None and found[1] is not None:
         rng_state = _draw_rng_state(q.device) if dropout_p > 0 else None
         out, lse = attend_eagerly(found[1].call, found, *tensors, rng_state)
@@ -321,6 +322,10 @@ def _attend(
     validation.check_options(dropout_p, softcap, scale)
     if packed:
         batch = validation.check_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table)
+        if eager and q.is_cpu and cu_seqlens_q is not None and cu_seqlens_k is not None:
+            validation.check_lengths(
+                q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, block_table is not None
+            )
     else:
         validation.check_dense(q, k, v)
         batch, max_seqlen_q, max_seqlen_k = q.shape[0], q.shape[1], k.shape[1]
@@ -337,9 +342,12 @@ def _attend(
     return out, lse, rng_state
 
 
-def _look_up(tensors: tuple[Any, ...], options: tuple[Any, ...]) -> Found | None:
+def _look_up(tensors: tuple[Any, ...], options: tuple[Any, ...], window_size: tuple[int, int]) -> Found | None:
     """What is known of a call like this one; None where the arguments say too little of what will be computed."""
+    if type(window_size) not in (tuple, list):
+        return None
     q, softmax_scale = tensors[0], options[4]
+    options = (*options, *window_size)
     if q.dtype == torch.float32 and torch.is_autocast_enabled(q.device.type):
         return None
     if not _NUMBERS.issuperset(map(type, options)) or (softmax_scale is not None and softmax_scale < 0):
@@ -353,7 +361,7 @@ def _scale(softmax_scale: float | None, q: Tensor) -> float:
 
 def _window(window_size: tuple[int, int], causal: bool) -> tuple[int, int]:
     """(left, right); a causal mask is a window that ends at the query's own position."""
-    left, right = (int(x) for x in window_size)
+    left, right = validation.check_window(window_size)
     return left, 0 if causal else right
 
 

@@ -11,7 +11,7 @@ from .compat import use_kernels
 from .decode import MAX_SPLITS, DecodeArguments, decode_attention
 from .reference_kvcache import attention_with_kvcache
 from .rotary import apply_rotary
-from .validation import check_options, check_slopes
+from .validation import check_options, check_slopes, check_tensors, check_window
 
 __all__ = ["flash_attn_with_kvcache"]
 
@@ -66,6 +66,9 @@ def flash_attn_with_kvcache(
     Returns out like q; with return_softmax_lse also the natural log of each row's softmax sum, (batch, heads, seqlen_q)
     float32, +inf for a row without keys. Raises ValueError for arguments that do not fit, before anything is written.
     """
+    block_table, cache_batch_idx = (
+        x.contiguous() if isinstance(x, torch.Tensor) else x for x in (block_table, cache_batch_idx)
+    )
     _check_tensors(q, k_cache, v_cache, k, v, block_table, alibi_slopes)
     seqlen_new = None if k is None else k.shape[1]
     _check_vectors(q, k_cache, seqlen_new, cache_seqlens, cache_batch_idx, cache_leftpad, block_table)
@@ -109,7 +112,7 @@ def _effective_window(
     As in flash-attn, which also decides by it how q is rotated: a side that reaches over the whole cache is open, and
     causal means nothing to a single query (it is the last position).
     """
-    left, right = int(window[0]), int(window[1])
+    left, right = check_window(window)
     if causal and (seqlen_q > 1 or alibi):
         right = 0
     left = -1 if left < 0 or left >= capacity else left
@@ -127,6 +130,8 @@ def _check_tensors(
     alibi_slopes: torch.Tensor | None,
 ) -> None:
     """Shapes, dtypes, devices and strides of everything but the (batch,) vectors and the rotary tables."""
+    check_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
+    check_tensors(**{name: x for name, x in (("k", k), ("v", v), ("block_table", block_table)) if x is not None})
     for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 dimensions: got shape {tuple(x.shape)}")
@@ -185,6 +190,8 @@ def _check_vectors(
         ("cache_batch_idx", cache_batch_idx),
         ("cache_leftpad", cache_leftpad),
     ):
+        if x is not None and (name != "cache_seqlens" or not isinstance(x, int)):
+            check_tensors(**{name: x})
         if isinstance(x, torch.Tensor):
             if x.dtype != torch.int32 or tuple(x.shape) != (batch,) or not x.is_contiguous():
                 raise ValueError(
@@ -225,6 +232,7 @@ def _check_rotary(
         return
     if cos is None or sin is None:
         raise ValueError("rotary_cos and rotary_sin must be given together")
+    check_tensors(rotary_cos=cos, rotary_sin=sin)
     if k is None:
         raise ValueError("rotary_cos and rotary_sin need new keys and values, k and v, to rotate")
     if cos.dim() != 2 or cos.shape != sin.shape:

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 
-__all__ = ["check_dense", "check_options", "check_slopes", "check_varlen"]
+__all__ = [
+    "check_dense", "check_lengths", "check_options", "check_slopes", "check_tensors", "check_varlen", "check_window",
+]  # fmt: skip
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_HEAD_DIM = 256
 
 
+def check_tensors(**arguments: object) -> None:
+    """Whether each of these, by its name, is a tensor."""
+    for name, x in arguments.items():
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor; got {type(x).__name__}")
+
+
+def check_window(window_size: tuple[int, int]) -> tuple[int, int]:
+    """(left, right) as numbers; a pair of one-element tensors is one too."""
+    try:
+        left, right = (int(x) for x in window_size)
+    except (TypeError, ValueError):
+        raise ValueError(f"window_size must be two whole numbers, (left, right); got {window_size!r}") from None
+    return left, right
+
+
 def check_options(dropout_p: float, softcap: float, softmax_scale: float) -> None:
+    numbers: dict[str, Any] = {"dropout_p": dropout_p, "softcap": softcap, "softmax_scale": softmax_scale}
+    for name, value in numbers.items():
+        if value is None or isinstance(value, str):
+            raise ValueError(f"{name} must be a number; got {value!r}")
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"dropout_p is a probability, 0 to 1; got {dropout_p}")
     if softcap != softcap or softcap == float("inf"):
@@ -20,9 +45,7 @@ def check_options(dropout_p: float, softcap: float, softmax_scale: float) -> Non
 
 
 def _check_common(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(x, torch.Tensor):
-            raise ValueError(f"{name} must be a torch.Tensor; got {type(x).__name__}")
+    check_tensors(q=q, k=k, v=v)
     if q.dtype not in _DTYPES:
         raise ValueError(f"q, k and v must be float16, bfloat16 or float32; q is {q.dtype}")
     for name, x in (("k", k), ("v", v)):
@@ -99,6 +122,7 @@ def check_varlen(
         if value < 0:
             raise ValueError(f"{name} must not be negative; got {value}")
     if block_table is not None:
+        check_tensors(block_table=block_table)
         if block_table.dtype != torch.int32 or block_table.dim() != 2 or block_table.stride(-1) != 1:
             raise ValueError("block_table must be an int32 tensor (batch, pages a sequence), last dimension contiguous")
         if block_table.shape[0] != cu_seqlens_q.numel() - 1:
@@ -113,9 +137,29 @@ def check_varlen(
     return int(cu_seqlens_q.numel()) - 1
 
 
+def check_lengths(
+    q: torch.Tensor, k: torch.Tensor, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int, max_seqlen_k: int, paged: bool,
+) -> None:  # fmt: skip
+    """What the lengths are, where reading them does not wait for a GPU; shapes as checked by check_varlen."""
+    for side, cu, longest, total in (
+        ("q", cu_seqlens_q, max_seqlen_q, q.shape[0]),
+        ("k", cu_seqlens_k, max_seqlen_k, None if paged else k.shape[0]),
+    ):
+        ends = cu.tolist()
+        lengths = [end - start for start, end in pairwise(ends)]
+        if ends[0] < 0 or min(lengths) < 0:
+            raise ValueError(f"cu_seqlens_{side} must not decrease, nor begin below 0; got {ends}")
+        if total is not None and ends[-1] > total:
+            raise ValueError(f"cu_seqlens_{side} ends at {ends[-1]}, behind the last of the {total} tokens of {side}")
+        if max(lengths) > longest:
+            raise ValueError(f"max_seqlen_{side} is {longest}, but cu_seqlens_{side} has a sequence of {max(lengths)}")
+
+
 def check_slopes(alibi_slopes: torch.Tensor | None, batch: int, heads: int, device: torch.device) -> None:
     if alibi_slopes is None:
         return
+    check_tensors(alibi_slopes=alibi_slopes)
     if alibi_slopes.dtype != torch.float32:
         raise ValueError(f"alibi_slopes must be float32; got {alibi_slopes.dtype}")
     if tuple(alibi_slopes.shape) not in ((heads,), (batch, heads)):

@@ -53,6 +53,10 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "rotary-too-wide": ("at most 32", {**NEW, "rotary_cos": torch.zeros(16, 24), "rotary_sin": torch.zeros(16, 24)}),
     "rotary-too-short": ("16 positions", {**NEW, "rotary_cos": torch.zeros(15, 8), "rotary_sin": torch.zeros(15, 8)}),
     "rotary-dtype": ("rotary_cos must be", {**NEW, **ROTARY, "rotary_cos": torch.zeros(16, 8).half()}),
+    "q-no-tensor": ("q must be a torch.Tensor", {"q": [1.0]}),
+    "table-no-tensor": ("block_table must be a torch.Tensor", {"block_table": [[0], [1]]}),
+    "lengths-no-tensor": ("cache_seqlens must be a torch.Tensor", {"cache_seqlens": [3, 4]}),
+    "window": ("window_size must be two", {"window_size": (1, 2, 3)}),
     "splits": ("num_splits must be 0 to 128", {"num_splits": 129}),
     "softcap": ("softcap", {"softcap": float("nan")}),
 }
