@@ -23,7 +23,7 @@ from fa_doctor.diagnosis.remedies import container_devices
 from fa_doctor.facts.gpus import Gpu, OtherGpu
 from fa_doctor.facts.machine import Machine
 from fa_doctor.knowledge.gpus import Architecture, architecture
-from fa_doctor.knowledge.stacks import stacks
+from fa_doctor.knowledge.stacks import targets_of_wheels
 
 _GIB = 1 << 30
 _CPU_INSTEAD = "torch on the CPU works; for the GPU another card is needed."
@@ -305,14 +305,9 @@ def supported(machine: Machine) -> Verdicts:
     return verdicts or skipped("no device in use is known")
 
 
-def _built_for() -> set[str]:
-    """Every gfx target that some torch wheel has code for."""
-    return {gfx for stack in stacks().values() for gfx in stack.archs}
-
-
 def _instead(known: Architecture) -> str:
     """What is left to someone with a chip that is out."""
-    if known.gfx in _built_for():
+    if known.gfx in targets_of_wheels():
         return (
             "torch wheels still have code for it, so that PyTorch without attention kernels may run; nobody tests it."
         )
@@ -321,7 +316,7 @@ def _instead(known: Architecture) -> str:
 
 def _never_listed(known: Architecture, names: str, evidence: list[Evidence]) -> Verdict:
     """A chip that AMD never supported: what counts is whether a torch wheel has code for it, or for a sibling."""
-    built = _built_for()
+    built = targets_of_wheels()
     title = f"{known.gfx} ({names}), {known.family}: in none of AMD's tables"
     if known.gfx in built:
         return passed(f"{title}, but torch wheels have code for it", *evidence)

@@ -15,6 +15,7 @@ from fa_doctor.facts.gpus.reading import (
     lookup_text,
     normal_address,
     plain_unique_id,
+    rows_of_csv,
     size_in_bytes,
 )
 from fa_doctor.facts.gpus.rocminfo import without_ansi
@@ -50,6 +51,8 @@ def parse_amd_smi(text: str, source: str = "amd-smi") -> AmdSmi:
         return _from_records(records, source) if records else _from_version_object(document)
     if re.search(r"^GPU:\s*[0-9]", text, re.MULTILINE):
         return _from_records(_text_records(text), source)
+    if re.match(r"\s*gpu,", text):
+        return _from_records(rows_of_csv(text), source)
     return _from_table(text, source)
 
 
@@ -133,13 +136,15 @@ def _from_records(records: list[dict[str, str]], source: str) -> AmdSmi:
 
 def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
     def first(*keys: str) -> str | None:
-        return next((value for key in keys if (value := lookup_text(record.get(key)))), None)
+        # In the form of a table the columns bear the last part of the name alone.
+        names = [*keys, *(key.rpartition(".")[2] for key in keys)]
+        return next((value for name in names if (value := lookup_text(record.get(name)))), None)
 
     def decimal(*keys: str) -> int | None:
         text = first(*keys)
         return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else None
 
-    address = normal_address(first("bus.bdf", "bdf"))
+    address = normal_address(first("bus.bdf", "gpu_bdf"))
     gfx = first("asic.target_graphics_version")
     partition = first("partition.accelerator_partition", "partition.compute_partition")
     return Reading(
@@ -148,7 +153,7 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         gfx=normalize_gfx(gfx) if gfx else None,
         name=first("asic.market_name", "board.product_name"),
         vendor_id=hexadecimal(first("asic.vendor_id")),
-        device_id=hexadecimal(first("asic.device_id")) or _id_in_uuid(first("uuid")),
+        device_id=hexadecimal(first("asic.device_id")) or _id_in_uuid(first("uuid", "gpu_uuid")),
         revision=hexadecimal(first("asic.rev_id")),
         pci=address,
         location=location_of_address(address) if address else None,
@@ -219,7 +224,8 @@ def _from_table(text: str, source: str) -> AmdSmi:
     return AmdSmi(
         gpus=tuple(gpus),
         tool_version=version(r"AMD-SMI (\S+)") or version(r"AMDSMI Tool: (\S+)"),
-        driver_version=version(r"amdgpu version: (\S+)"),
+        # For the kernel's own driver the tool prints the line of /proc/version with its blanks taken out.
+        driver_version=version(r"amdgpu version: Linuxversion([0-9][^\s(]*)") or version(r"amdgpu version: (\S+)"),
         rocm_version=version(r"ROCm version: (\S+)"),
         platform=version(r"Platform: ([^|\n]*)"),
         trouble=tuple(trouble[:8]),

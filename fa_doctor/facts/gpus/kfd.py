@@ -71,7 +71,7 @@ def read_kfd(host: Host) -> KfdTopology:
 
 
 def _gpu(host: Host, node: int, path: str, properties: dict[str, int], index: int) -> Reading:
-    location = properties.get("location_id")
+    location, domain = properties.get("location_id"), properties.get("domain", 0)
     vendor = properties.get("vendor_id", AMD)
     gfx_version = properties.get("gfx_target_version") or None
     simds, simds_per_cu = properties["simd_count"], properties.get("simd_per_cu") or None
@@ -84,7 +84,8 @@ def _gpu(host: Host, node: int, path: str, properties: dict[str, int], index: in
         gfx_target_version=gfx_version,
         vendor_id=vendor,
         device_id=properties.get("device_id"),
-        pci=address_of_location(location, properties.get("domain", 0)) if location else None,
+        # Zero is an address only with a domain: a virtual function in a cloud can be 0002:00:00.0.
+        pci=address_of_location(location, domain) if location is not None and (location or domain) else None,
         location=location,
         unique_id=f"{unique_id:016x}" if unique_id else None,
         wavefront_size=properties.get("wave_front_size") or None,

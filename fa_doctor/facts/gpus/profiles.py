@@ -5,9 +5,7 @@ Nothing here is ever asked of a live machine; on one that somebody recorded thes
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fa_doctor.facts.gpus.others import can_compute
-from fa_doctor.facts.gpus.reading import Reading, location_of_address, lookup_text, normal_address, plain_unique_id
+from fa_doctor.facts.gpus.reading import (
+    Reading,
+    location_of_address,
+    lookup_text,
+    normal_address,
+    plain_unique_id,
+    rows_of_csv,
+)
 from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
 from fa_doctor.knowledge.gpus import normalize_gfx
 
@@ -44,13 +49,10 @@ class Profile:
 
 def parse_sysinfo(text: str, source: str = "sysinfo.csv") -> Profile:
     """The one-row table of AMD's profiler (omniperf, rocprof-compute); it describes one GPU and does not count them."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(text.replace("\0", "")), strict=False))
-    except csv.Error:
-        return Profile()
+    rows = rows_of_csv(text)
     if not rows or "gpu_arch" not in rows[0]:
         return Profile()
-    row = {key: lookup_text(value) for key, value in rows[0].items() if isinstance(key, str) and isinstance(value, str)}
+    row = {key: lookup_text(value) for key, value in rows[0].items()}
     gfx = normalize_gfx(row.get("gpu_arch") or "")
     rocm = re.match(r"[0-9]+(?:\.[0-9]+)*", row.get("rocm_version") or "")
     reading = Reading(

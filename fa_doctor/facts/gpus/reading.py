@@ -14,6 +14,7 @@ __all__ = [
     "lookup_text",
     "normal_address",
     "plain_unique_id",
+    "rows_of_csv",
     "size_in_bytes",
 ]
 
@@ -103,6 +104,17 @@ def plain_unique_id(text: str | None) -> str | None:
     """A device's unique id as sysfs prints it, 16 hexadecimal digits; None for zero, "GPU-XX" and what is no number."""
     number = hexadecimal((text or "").strip().lower().removeprefix("gpu-"))
     return f"{number:016x}" if number else None
+
+
+def rows_of_csv(text: str) -> list[dict[str, str]]:
+    """The rows of a table whose first line names the columns; none where it cannot be read."""
+    import csv
+
+    try:
+        rows = list(csv.DictReader(text.replace("\0", "").strip().splitlines()))
+    except csv.Error:
+        return []
+    return [{key: value for key, value in row.items() if isinstance(key, str) and value} for row in rows]
 
 
 def size_in_bytes(text: str | None, default_unit: str = "mb") -> int | None:

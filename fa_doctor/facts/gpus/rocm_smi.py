@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fa_doctor.facts.gpus.reading import (
     Reading,
@@ -14,6 +15,7 @@ from fa_doctor.facts.gpus.reading import (
     lookup_text,
     normal_address,
     plain_unique_id,
+    rows_of_csv,
 )
 from fa_doctor.facts.gpus.rocminfo import without_ansi
 from fa_doctor.knowledge.gpus import normalize_gfx
@@ -38,6 +40,8 @@ def parse_rocm_smi(text: str, source: str = "rocm-smi") -> RocmSmi:
     text = without_ansi(text)
     if text.lstrip().startswith("{"):
         return _from_json(text, source)
+    if text.lstrip().startswith("device,"):
+        return _from_cards({row.pop("device", ""): row for row in rows_of_csv(text)}, source)
     records: dict[int, dict[str, str]] = {}
     for match in re.finditer(r"^GPU\[([0-9]{1,4})\]\s*: ([^:\n]{1,100}?):[ \t]*(.*)$", text, re.MULTILINE):
         records.setdefault(int(match[1]), {}).setdefault(match[2].strip(), match[3].strip())
@@ -52,16 +56,21 @@ def _from_json(text: str, source: str) -> RocmSmi:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return RocmSmi()
+    return _from_cards(document, source)
+
+
+def _from_cards(cards: Mapping[str, Any], source: str) -> RocmSmi:
+    """From "card0" and the like to what is said of each; "system" holds the driver's version."""
     records: dict[int, dict[str, str]] = {}
     version = None
-    for card, values in document.items():
+    for card, values in cards.items():
         if not isinstance(values, dict):
             continue
         match = re.fullmatch(r"card([0-9]{1,4})", card)
         texts = {str(key): str(value) for key, value in values.items() if isinstance(value, str | int | float)}
         if match:
             records[int(match[1])] = texts
-        elif card == "system":
+        elif card in ("system", "cardsystem"):
             version = lookup_text(texts.get("Driver version"))
     return RocmSmi(_from_records(records, source), version)
 
@@ -114,7 +123,7 @@ def _from_table(text: str, source: str) -> tuple[Reading, ...]:
         re.compile(r"(?P<index>[0-9]{1,4})\s+(?:[0-9.]+c|N/A)\s+(?:[0-9.]+W|N/A)\s"),
     ]
     lines = text.splitlines()
-    for place, line in enumerate(lines):
+    for place, line in enumerate(map(str.lstrip, lines)):
         match = next((hit for row in rows if (hit := row.match(line))), None)
         if not match:
             continue

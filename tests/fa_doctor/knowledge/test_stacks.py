@@ -7,7 +7,15 @@ from packaging.version import Version
 
 from fa_doctor.knowledge import triton
 from fa_doctor.knowledge.gpus import architectures, version_key
-from fa_doctor.knowledge.stacks import find_stack, gaps_of, recommendation_for, recommendations, stack_of_torch, stacks
+from fa_doctor.knowledge.stacks import (
+    find_stack,
+    gaps_of,
+    recommendation_for,
+    recommendations,
+    stack_of_torch,
+    stacks,
+    targets_of_wheels,
+)
 
 NOTHING_FITS = {"gfx701", "gfx801", "gfx802", "gfx803", "gfx900", "gfx902", "gfx904", "gfx90c", "gfx1013", "gfx1250"}
 
@@ -57,6 +65,10 @@ def test_recommendations_fit_their_gpus() -> None:
 def test_every_gpu_with_a_wheel_that_works_has_a_recommendation() -> None:
     for gfx in architectures():
         assert (recommendation_for(gfx) is None) == (gfx in NOTHING_FITS), gfx
+
+
+def test_the_targets_of_all_wheels_are_those_of_the_stacks() -> None:
+    assert targets_of_wheels() == {gfx for stack in stacks().values() for gfx in stack.archs}
 
 
 def test_torch_with_triton_3_9_is_never_recommended() -> None:

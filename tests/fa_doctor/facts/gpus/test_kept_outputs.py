@@ -342,3 +342,59 @@ def test_chips_outside_of_amds_tables(gfx: str, status: Status, words: str, tmp_
     (found,) = (one for one in run_checks(machine, all_checks(), Level.QUICK) if one.id == "GPU003")
     assert found.status is status
     assert words in f"{found.verdict.title} {found.verdict.detail}"
+
+
+def test_virtual_functions_of_a_cloud_differ_in_their_domain_alone(tmp_path: Path) -> None:
+    nodes = "/sys/class/kfd/kfd/topology/nodes"
+    node = "simd_count 1216\nsimd_per_cu 4\ngfx_target_version 90402\ndevice_id 29877\nlocation_id 0\ndomain {0}\nnum_xcc 8\n"
+    files = {f"{nodes}/{number}/properties": node.format(number + 1) for number in range(1, 9)}
+    gpus = kept(tmp_path, files=files).gpus
+    assert [gpu.pci for gpu in gpus.known] == [f"{number + 1:04x}:00:00.0" for number in range(1, 9)]
+    assert gpus.cards == 8
+    assert {gpu.name for gpu in gpus.known} == {"Instinct MI300X VF"}
+
+
+def test_an_apu_whose_node_has_processors_too(tmp_path: Path) -> None:
+    """Before about 2022 the kernel made one node of an APU."""
+    node = "cpu_cores_count 8\nsimd_count 28\nsimd_per_cu 4\ngfx_target_version 90012\ndevice_id 5688\nlocation_id 1792\nwave_front_size 64\n"
+    gpus = kept(tmp_path, files={"/sys/class/kfd/kfd/topology/nodes/0/properties": node}).gpus
+    (gpu,) = gpus.known
+    assert (gpu.gfx, gpu.integrated, gpu.compute_units, gpu.pci) == ("gfx90c", True, 7, "0000:07:00.0")
+    assert gpus.cpu_nodes == (0,)
+
+
+def test_tables_with_commas_of_both_tools(tmp_path: Path) -> None:
+    smi = (
+        "device,Card series,Card model,Card vendor,Card SKU,PCI Bus,VRAM Total Memory (B)\n"
+        'card0,Arcturus GL-XL [AMD Instinct MI100],0x738c,"Advanced Micro Devices, Inc. [AMD/ATI]",D34316,0000:C3:00.0,34342961152\n'
+    )
+    machine = kept(
+        tmp_path / "rocm-smi", {"rocm-smi.csv": smi, "rocm-smi-driver.csv": "device,Driver version\ncardsystem,6.3.6\n"}
+    )
+    (gpu,) = machine.gpus.known
+    assert (gpu.gfx, gpu.pci, gpu.vram_bytes) == ("gfx908", "0000:c3:00.0", 34342961152)
+    assert machine.gpus.versions.driver == "6.3.6"
+    smi = (
+        "gpu,market_name,vendor_id,device_id,rev_id,num_compute_units,target_graphics_version,bdf,size\n"
+        "0,AMD Instinct MI355X,0x1002,0x75a3,0x00,256,gfx950,0000:05:00.0,294896 MB\n"
+    )
+    (gpu,) = kept(tmp_path / "amd-smi", {"amd-smi-static.csv": smi}).gpus.known
+    assert (gpu.gfx, gpu.compute_units, gpu.pci, gpu.device_id) == ("gfx950", 256, "0000:05:00.0", 0x75A3)
+
+
+def test_the_kernels_own_driver_as_amd_smi_names_it(tmp_path: Path) -> None:
+    text = (
+        "AMDSMI Tool: 25.3.0+ede62f2 | ROCm version: 6.4.0 | amdgpu version: Linuxversion6.8.0-79-generic(buildd@host)(x86_64-"
+        "linux-gnu-gcc-13)#79-Ubuntu | amd_hsmp version: N/A\n"
+    )
+    driver = kept(tmp_path, {"amd-smi-version.txt": text}).driver
+    assert (driver.origin, driver.version) == ("in-tree", "6.8.0-79-generic")
+
+
+def test_rocm_smi_of_2018(tmp_path: Path) -> None:
+    text = (
+        "====================    ROCm System Management Interface    ====================\n"
+        " GPU  Temp    AvgPwr   SCLK     MCLK     Fan      Perf    SCLK OD    MCLK OD\n"
+        "  0   34c     11.190W  300Mhz   601Mhz   47.84%   auto      0%         0%\n"
+    )
+    assert kept(tmp_path, {"rocm-smi.txt": text}).gpus.cards == 1

@@ -26,6 +26,7 @@ from fa_doctor.facts.gpus.reading import (
     location_of_address,
     normal_address,
     plain_unique_id,
+    rows_of_csv,
     size_in_bytes,
 )
 from fa_doctor.facts.gpus.rocm_smi import parse_rocm_smi
@@ -58,6 +59,7 @@ PARSERS: list[Callable[[str], Any]] = [
     normal_address,
     hexadecimal,
     plain_unique_id,
+    rows_of_csv,
     size_in_bytes,
     location_of_address,
     blacklist_lines,
