@@ -66,8 +66,8 @@ class SpeedRow:
 
 
 def rows_of(probe: Probe) -> list[SpeedRow]:
-    """The rows of a speed probe, in the order of ROWS; empty if it measured nothing."""
-    measured = probe.details("measure attention").get("measured", ())
+    """The rows of a speed probe, in the order of ROWS, as far as it came; empty if it measured nothing."""
+    measured = probe.details("measure attention").get("notes", ())
     rows: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for point in measured if isinstance(measured, list) else ():
         if isinstance(point, dict) and {"row", "pass", "provider"} <= point.keys():

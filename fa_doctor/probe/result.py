@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from fa_doctor.facts.probes import Ending, Step, StepState
 from fa_doctor.host import CommandOutput, Problem
@@ -17,9 +18,11 @@ def read_steps(report: str, names: Sequence[str], ending: Ending) -> tuple[tuple
     """The steps from the lines of a report, in the order of `names`, and how many lines could not be read.
 
     Lines that are not JSON objects with a known event and step are counted and passed over: a child whose memory is
-    damaged may write anything. A step that began and did not end is the one in which the child died or hung.
+    damaged may write anything. A step that began and did not end is the one in which the child died or hung; what it
+    noted until then stands in its details as "notes".
     """
     states: dict[str, Step] = {}
+    notes: dict[str, list[dict[str, Any]]] = {}
     garbage = 0
     for line in report.split("\n"):
         if not line.strip():
@@ -30,8 +33,11 @@ def read_steps(report: str, names: Sequence[str], ending: Ending) -> tuple[tuple
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             garbage += 1
             continue
-        if name not in names or event not in ("begin", "end", "error"):
+        if name not in names or event not in ("begin", "note", "end", "error"):
             garbage += 1
+            continue
+        if event == "note":
+            notes.setdefault(name, []).append(entry)
             continue
         seconds = entry.pop("seconds", None)
         seconds = float(seconds) if isinstance(seconds, int | float) else None
@@ -44,6 +50,9 @@ def read_steps(report: str, names: Sequence[str], ending: Ending) -> tuple[tuple
             error = f"{entry.pop('type', 'error')}: {entry.pop('message', '')}"
             trace = str(entry.pop("traceback", ""))
             states[name] = Step(name, StepState.FAILED, seconds, entry, error, trace)
+    for name, told in notes.items():
+        if name in states:
+            states[name].details.setdefault("notes", told)
     steps = tuple(states.get(name, Step(name, StepState.NOT_REACHED)) for name in names)
     if not states and names:
         # It never said a word: it died, or hung, before the first step began.

@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
                 }
                 for point in speed_points()
             ]
-            details = {"measure attention": {"measured": points}}
+            details = {"measure attention": {"notes": points}}
             done = tuple(
                 Step(name, StepState.DIED if name == failing else StepState.OK, 0.1, details.get(name, {}))
                 for name in named
