@@ -63,7 +63,7 @@ def make_alias(folder: Path, checkout: Path) -> None:
 
 # A pytest plugin: draws the sample where the cases would be made, since making them all takes minutes and gigabytes.
 SAMPLING = """
-import itertools, json, os, random
+import itertools, json, os, random, time
 
 wanted = json.loads(os.environ["PEER_TESTS_SAMPLE"])
 
@@ -104,7 +104,13 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(items):
+    random.Random(wanted["seed"]).shuffle(items)  # of a run that is cut short, every function has had its share
     items[:] = items[wanted["job"] :: wanted["jobs"]]
+
+
+def pytest_runtest_teardown(item):
+    if time.time() > wanted["until"]:
+        item.session.shouldstop = "time is up"
 """
 # What flash-attn's AMD kernels do not do is left out of their tests; it is asked for here.
 ASKED_FOR = ((r"^@pytest\.mark\.skip\(.*\)\n", ""),)
@@ -113,7 +119,7 @@ CUDA_TO_CPU = (
     (r'torch\.cuda\.get_device_properties\("cuda"\)\.total_memory', "(1 << 40)"),
     (r'"cuda"', '"cpu"'),
     (r"range\((250|50)\)", "range(2)"),
-    (r"^( +batch_size = )(?!1\b)\d+", r"\g<1>2"),
+    (r"^( +batch_size = )(8|60)\b", r"\g<1>2"),
     (r"^( +nheads = )(9|12)\b", r"\g<1>3"),
 )
 
@@ -159,6 +165,7 @@ def main() -> int:
         for job in range(options.jobs):
             sample = {
                 "each": options.each, "longest": options.longest, "seed": options.seed, "job": job, "jobs": options.jobs,
+                "until": time.time() + options.time,
             }  # fmt: skip
             arguments = [
                 *(
@@ -184,12 +191,7 @@ def main() -> int:
                     )
                 )  # fmt: skip
         for process in processes:
-            left = max(1.0, options.time - (time.monotonic() - begin))
-            try:
-                process.wait(timeout=left)
-            except subprocess.TimeoutExpired:
-                process.send_signal(2)  # pytest writes what it has
-                process.wait(timeout=60)
+            process.wait()
         for log in sorted(Path(folder).glob("*.log")):
             if not log.with_suffix(".xml").is_file():
                 raise SystemExit(f"no report:\n{log.read_text(errors='replace')[-3000:]}")
