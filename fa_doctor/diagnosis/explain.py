@@ -239,11 +239,11 @@ def vendor_weight(failure: Failure, values: dict[str, FactValue]) -> float:
 
 
 def rank(weighed: list[_Weighing]) -> Iterator[Candidate]:
-    """Lets likely failures explain others away, keeps the best of each cause, and turns scores into shares."""
+    """Lets failures explain others away as far as they are likely, keeps the best of each cause, and turns scores into shares."""
     for likely in [each for each in weighed if each.score > 0 and each.failure.explains]:
         for other in weighed:
             if other.failure.cause in likely.failure.explains and other.score < likely.score + EXPLAINED_AWAY:
-                other.score -= EXPLAINED_AWAY
+                other.score -= min(EXPLAINED_AWAY, likely.score)
     best: dict[str, _Weighing] = {}
     for each in weighed:
         kept = best.get(each.failure.cause)

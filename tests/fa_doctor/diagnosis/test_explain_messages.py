@@ -27,6 +27,13 @@ MESSAGES = {
     "MIOpen Error: /src/miopen/src/sqlite_db.cpp:227: Internal error while accessing SQLite database: disk I/O error": (
         "triton-cache-unwritable"
     ),
+    "AttributeError: Invalid attention type encoder-only": "unsupported-feature",
+    "amdgpu 0000:0d:00.0: amdgpu: SMU: I'm not done with your previous command: SMN_C2PMSG_66:0x00000012": (
+        "gpu-hang-or-reset"
+    ),
+    "OSError: libmpi_cxx.so.40: cannot open shared object file\n(clinfo needs sudo to show the GPU)": (
+        "rocm-library-missing"
+    ),
     "/usr/bin/ld: /opt/rocm/lib/libMIOpen.so.1.0: undefined reference to `rocblas_gemm_ex3'": "rocm-library-conflict",
     "(RayWorkerWrapper pid=1234) RuntimeError: HIP error: invalid device ordinal": "visible-devices-misuse",
 }
