@@ -80,10 +80,13 @@ def present(machine: Machine) -> Verdicts:
             fixes=(Fix("Pass a GPU through to this virtual machine (PCI passthrough), or run on its host"),),
         )
     others = [other for other in gpus.others if other not in virtual]
+    # The display of a management controller is told of only where there is nothing else.
+    others = [other for other in others if "computes nothing" not in other.why] or others
     title = "no AMD GPU in this machine"
     if others:
-        title += ": there is only " + " and ".join(_named(other) for other in others)
-    detail = " ".join(f"It is {other.why}." for other in others)
+        counts = Counter(_named(other) for other in others)
+        title += ": there is only " + " and ".join(f"{n} x {name}" if n > 1 else name for name, n in counts.items())
+    detail = " ".join(f"It is {why}." for why in dict.fromkeys(other.why for other in others))
     if any(other.vendor == "NVIDIA" for other in others):
         detail += " For it, flash-attn and torch as they come from the default index are the right ones."
     elif any(other.vendor == "Intel" for other in others):

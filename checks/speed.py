@@ -165,9 +165,8 @@ def _split(machine: Machine, split: list[Gpu]) -> Verdict:
     size = f" and {first.vram_bytes / _GIB:.0f} GiB" if first.vram_bytes else ""
     each = f"{first.compute_units} compute units{size}" if first.compute_units else "a part of the card"
     uneven = max(sizes) - min(sizes)
-    title = (
-        f"{len(sizes)} card{'s are' if len(sizes) > 1 else ' is'} split into {len(split)} devices ({first.partition})"
-    )
+    devices = f"{len(split)} devices" if len(split) > 1 else "devices of which one is seen here"
+    title = f"{len(sizes)} card{'s are' if len(sizes) > 1 else ' is'} split into {devices} ({first.partition})"
     detail = f"Each device has {each}. For one large model per card, the mode SPX is the right one."
     if uneven:
         title += f", and {uneven} {'is' if uneven == 1 else 'are'} missing"

@@ -6,21 +6,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 
 from fa_doctor.knowledge.tables import load, sources_of
 
 __all__ = [
     "Legacy",
     "Product",
+    "any_name",
     "gfx_from_pci",
     "is_integrated",
     "legacy_from_pci",
-    "names_from_pci",
     "product_from_name",
     "product_name",
     "products",
     "products_from_pci",
 ]
+
+_NAME_LENGTH = 56  # letters of a name that is put together of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +107,24 @@ def product_name(device_id: int, revision: int | None) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def names_from_pci(device_id: int) -> tuple[str, ...]:
-    """Every name that the device id may stand for, products with known figures first."""
+def any_name(device_id: int) -> str | None:
+    """Every name that the device id may stand for as one, products with known figures first.
+
+    "Radeon RX 9070 XT / 9070 / 9070 GRE": the words that all begin with are said once. None for an unknown id.
+    """
     key = _pci_key(device_id)
     named = _names(key)
     rows = [row.name for row in products() if key in row.pci and not (named and " / " in row.name)]
-    return tuple(dict.fromkeys([*rows, *named]))
+    names = list(dict.fromkeys([*rows, *named]))
+    if not names:
+        return None
+    words = [name.split() for name in names]
+    columns = zip(*(parts[:-1] for parts in words), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    rest = [" ".join(parts[shared:]) for parts in words[1:3]]
+    while rest and len(" / ".join([names[0], *rest])) > _NAME_LENGTH:
+        rest.pop()
+    return " / ".join([names[0], *rest]) + (" / ..." if len(rest) + 1 < len(names) else "")
 
 
 def _names(key: str) -> Mapping[str, Sequence[str]]:

@@ -313,6 +313,7 @@ WRONG = [
     ["snapshot", "/proc/no/such"],
     ["snapshot", "/etc"],
     ["explain", "/no/such/log"],
+    ["fleet", "--nope"],
     ["explain", "/etc"],
     ["explain", "--context", "/no/such/file", "/etc/passwd"],
     ["env", "--shell", "nope"],

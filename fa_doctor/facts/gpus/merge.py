@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from itertools import takewhile
 from typing import Any
 
 from fa_doctor.evidence import Evidence
@@ -17,9 +16,9 @@ from fa_doctor.facts.gpus.model import Gpu
 from fa_doctor.facts.gpus.reading import Reading, address_of_location
 from fa_doctor.knowledge.gpus import architecture
 from fa_doctor.knowledge.products import (
+    any_name,
     gfx_from_pci,
     is_integrated,
-    names_from_pci,
     product_from_name,
     product_name,
     products_from_pci,
@@ -30,7 +29,6 @@ __all__ = ["card_keys", "match", "merge_device"]
 CardKey = tuple[str | None, str | None]
 
 _UNITS_OF_A_DIE = 40  # compute units that a die (XCD) of CDNA3 has in silicon; CDNA4 has fewer
-_NAME_LENGTH = 56  # letters of a name that is put together of several
 _GENERIC_NAMES = ("AMD Radeon Graphics", "AMD Radeon(TM) Graphics", "Radeon Graphics")
 
 
@@ -174,22 +172,8 @@ def _name(readings: Sequence[Reading], device_id: int | None, revision: int | No
         return known
     if names or known:
         return names[0] if names else known
-    candidates = names_from_pci(device_id or 0)
-    if candidates:  # the device id alone does not say which of them it is
-        return _either(candidates)
-    return next((reading.name for reading in readings if reading.name), None)
-
-
-def _either(names: Sequence[str]) -> str:
-    """Several names as one: "Radeon RX 9070 XT / 9070 / 9070 GRE", the words that all begin with said once."""
-    words = [name.split() for name in names]
-    shared = sum(
-        1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*(parts[:-1] for parts in words), strict=False))
-    )
-    rest = [" ".join(parts[shared:]) for parts in words[1:3]]
-    while rest and len(" / ".join([names[0], *rest])) > _NAME_LENGTH:
-        rest.pop()
-    return " / ".join([names[0], *rest]) + (" / ..." if len(rest) + 1 < len(names) else "")
+    # The device id alone may not say which of several products it is.
+    return any_name(device_id or 0) or next((reading.name for reading in readings if reading.name), None)
 
 
 def _address(readings: Sequence[Reading], siblings: int) -> str | None:

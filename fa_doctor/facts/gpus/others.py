@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fa_doctor.evidence import Evidence
 from fa_doctor.facts.gpus.model import OtherGpu
 from fa_doctor.facts.gpus.reading import AMD, Reading
-from fa_doctor.knowledge.products import gfx_from_pci, legacy_from_pci, product_name
+from fa_doctor.knowledge.products import any_name, gfx_from_pci, legacy_from_pci, product_name
 
 __all__ = ["can_compute", "describe_others"]
 
@@ -53,7 +53,9 @@ def _describe(reading: Reading, driver: str | None = None) -> OtherGpu:
     driver = reading.kernel_driver or driver
     if reading.vendor_id == AMD:
         vendor, why = "AMD", _why_unusable(reading, driver)
-        name = reading.name or (product_name(reading.device_id, reading.revision) if reading.device_id else None)
+        name = reading.name
+        if name is None and reading.device_id:
+            name = product_name(reading.device_id, reading.revision) or any_name(reading.device_id)
     else:
         unknown = f"vendor {reading.vendor_id or 0:#06x}"
         vendor, why = _VENDORS.get(reading.vendor_id or 0, (unknown, "not an AMD GPU: ROCm cannot use it"))

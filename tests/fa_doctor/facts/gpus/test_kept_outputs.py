@@ -91,11 +91,18 @@ def test_a_bus_with_another_vendors_card_only(name: str, text: str, tmp_path: Pa
     assert "Tesla T4" in failure.verdict.title
 
 
+def test_many_cards_of_another_vendor_are_one_line(tmp_path: Path) -> None:
+    cards = [NVIDIA.replace("0000:18", f"0000:{bus:02x}") for bus in range(24, 32)]
+    (failure,) = failures(kept(tmp_path, {"lstopo.xml": LSTOPO.format(devices="\n".join([ASPEED, *cards]))}))
+    assert failure.verdict.title == "no AMD GPU in this machine: there is only 8 x NVIDIA TU104GL [Tesla T4]"
+    assert failure.verdict.detail.count("NVIDIA GPU") == 1
+
+
 @pytest.mark.parametrize(
     ("device_id", "driver", "words"),
     [
         ("6617", "amdgpu", ("Oland (GCN1, gfx602)", "too old")),
-        ("679A", "amdgpu", ("Tahiti (GCN1, gfx600)", "too old")),
+        ("679A", "amdgpu", ("Radeon HD 7900 Series", "Tahiti (GCN1, gfx600)", "too old")),
         ("68F9", "radeon", ("before GCN", "old radeon driver", "too old")),
         ("1309", "radeon", ("Kaveri", "old radeon driver", "too old")),
         ("73BF", "vfio-pci", ("gfx1030", "vfio-pci")),
