@@ -41,7 +41,8 @@ def apply_packages(
     environment, stage = paths.environment, paths.stage
     before = manifest(environment)
     versions = installed_versions(environment)
-    clone(environment, stage)
+    # uv writes over an existing file in place where its cache lies on another file system; pip removes it first.
+    clone(environment, stage, for_moments=tool.kind == "pip" or not action.install)
     python = stage / "bin" / "python"
     tool.uninstall(python, [name for name in action.remove if name in versions])
     if action.install:
@@ -76,7 +77,7 @@ def undo_packages(number: int, environment: Path, identity: str) -> str:
         remove(back.state)
         back.stage.parent.mkdir(parents=True)
         change = tree_change.load(applied.changes)
-        clone(environment, back.stage)
+        clone(environment, back.stage, for_moments=True)
         tree_change.reverse(change, applied.saved, back.stage)
         flush(back.stage)
         placing.place(back, Journal(back.journal), exists=True)

@@ -28,6 +28,7 @@ from fa_doctor.installer.plan import Step
 from fa_doctor.installer.planner import plan_from_lock
 from fa_doctor.installer.recover import complete_placing, roll_back, unfinished
 from fa_doctor.installer.target import inspect_python
+from fa_doctor.installer.tree import clone
 from fa_doctor.installer.verify import Verdict
 
 KILL = Path(__file__).with_name("kill_after.py")
@@ -390,3 +391,35 @@ def test_a_kill_while_a_new_environment_is_made(install: Install) -> None:
     assert killed(install, "journal:11") == -9
     resume(install)
     assert judge(install, None) == "new"
+
+
+# Copies of whole environments
+
+
+def test_a_copy_for_moments_shares_what_nobody_writes_into(tmp_path: Path) -> None:
+    source = tmp_path / "env"
+    files = {
+        "pyvenv.cfg": "home = /usr/bin\n",
+        "bin/tool": "#!/bin/sh\n",
+        "lib/python3.12/site-packages/easy-install.pth": "x\n",
+        "lib/python3.12/site-packages/torch/__init__.py": "a = 1\n",
+        "lib/python3.12/site-packages/torch/lib/big.so": "x" * (2 << 20),
+        "lib/python3.12/site-packages/torch-2.0.dist-info/RECORD": "torch/__init__.py,,\n",
+        "lib/python3.12/site-packages/torch-2.0.dist-info/licenses/LICENSE": "text\n",
+    }
+    for name, text in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    before = snapshot(source)
+    kept, moment = tmp_path / "kept", tmp_path / "moment"
+    clone(source, kept)
+    clone(source, moment, for_moments=True)
+    assert snapshot(kept) == snapshot(moment) == before
+    for folder, shared in ((kept, ("big.so",)), (moment, ("big.so", "torch/__init__.py"))):
+        for name in files:
+            if not os.path.samefile(source / name, folder / name):
+                (folder / name).write_text("written in place\n")
+                assert not name.endswith(shared), name
+            else:
+                assert name.endswith(shared), name
+    assert snapshot(source) == before
