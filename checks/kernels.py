@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import signal
 from collections.abc import Iterator
 
 from fa_doctor.diagnosis.check import Verdicts, check
@@ -14,15 +15,6 @@ from fa_doctor.facts.probes import Probe, Step, StepState
 from fa_doctor.level import Level
 from fa_doctor.probe.gather import SDPA_STEP
 
-# The cause of a step's failure where neither its exception nor the child's output says more.
-_CAUSES = {
-    "import torch": "rocm-library-missing",
-    "find the device": "driver-missing",
-    "allocate, copy and multiply": "gpu-memory-fault",
-    "import Triton": "triton-missing",
-    "run a one-line kernel": "compiler-crash",
-    "compile the attention kernels": "compiler-crash",
-}
 # Steps that ask nothing of the GPU: that one takes too long may be a slow disk or a busy machine.
 _WITHOUT_GPU = ("import torch", "import Triton", "import flash_attn", "compile the attention kernels")
 _HUNG = "gpu-hang-or-reset"
@@ -38,8 +30,17 @@ _HAPPENED = {
     "KER001",
     "kernels.smoke",
     rests_on=("TOR101",),
-    causes=tuple(
-        sorted({*_CAUSES.values(), _HUNG, _WRONG, "vram-out-of-memory", "triton-cache-unwritable", "disk-full"})
+    causes=(
+        "compiler-crash",
+        "disk-full",
+        "driver-missing",
+        "gpu-hang-or-reset",
+        "gpu-memory-fault",
+        "numerics-wrong",
+        "rocm-library-missing",
+        "triton-cache-unwritable",
+        "triton-missing",
+        "vram-out-of-memory",
     ),
     level=Level.STANDARD,
 )
@@ -60,7 +61,7 @@ def smoke(machine: Machine) -> Verdicts:
     probes = [probe for probe in machine.probes if probe.mode == "smoke"]
     if not probes:
         return skipped(_why_not_run(machine))
-    return [_verdict(machine, probe, len(probes)) for probe in probes]
+    return [_verdict(machine, probe, probes) for probe in probes]
 
 
 def _why_not_run(machine: Machine) -> str:
@@ -74,7 +75,7 @@ def _why_not_run(machine: Machine) -> str:
     return f"the kernels were not run: torch {machine.torch.version} cannot use this GPU"
 
 
-def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
+def _verdict(machine: Machine, probe: Probe, probes: list[Probe]) -> Verdict:
     where = _where(machine, probe)
     if not probe.steps:
         return unknown(f"the kernels could not be run: {probe.ending}")
@@ -97,14 +98,20 @@ def _verdict(machine: Machine, probe: Probe, count: int) -> Verdict:
             "child's output shows. --timeout gives it more time.",
         )
     after = f" after '{probe.last_good.name}' went well" if probe.last_good else ""
-    others = f" (device {probe.device} of {count})" if count > 1 else ""
+    right = sum(1 for other in probes if other.on_gpu and _attention_is_right(other))
     happened = _HAPPENED[worst.state]
     cause, fixes, why = _explained(machine, probe, worst)
-    detail = f"The step '{worst.name}'{others} {happened}{after}. {_closing(probe, worst)}{why}"
+    detail = f"The step '{worst.name}' {happened}{after}. {_closing(probe, worst)}{why}"
+    if right and probe.on_gpu:
+        detail += f"With the same software {right} of {len(probes)} GPUs are right: look at this card, its slot and its power. "
     title = f"'{worst.name}' {happened} on {where}"
     if not probe.on_gpu:
         return warned(title, *_evidence(probe), cause=cause, detail=detail, fixes=fixes)
     return failed(title, *_evidence(probe), cause=cause, detail=detail, fixes=fixes)
+
+
+def _attention_is_right(probe: Probe) -> bool:
+    return probe.complete or (probe.failed is not None and probe.failed.name == SDPA_STEP)
 
 
 def _closing(probe: Probe, step: Step) -> str:
@@ -112,7 +119,8 @@ def _closing(probe: Probe, step: Step) -> str:
         return f"{step.error.splitlines()[0]}. "
     if step.state == StepState.HUNG and not probe.ending.unkillable:
         return f"After {probe.duration_s:.0f} s it was killed; where it was then stands at the end of its output. "
-    return f"{str(probe.ending).capitalize()}. "
+    words = str(probe.ending)
+    return f"{words[0].upper()}{words[1:]}. "
 
 
 def _where(machine: Machine, probe: Probe) -> str:
@@ -126,8 +134,11 @@ def _where(machine: Machine, probe: Probe) -> str:
     return f"GPU {probe.device} ({found.get('name', 'name unknown')})"
 
 
-def _explained(machine: Machine, probe: Probe, step: Step) -> tuple[str, tuple[Fix, ...], str]:
-    """Cause, fixes and explanation: what `explain` makes of the child's words, else what the step itself says."""
+def _explained(machine: Machine, probe: Probe, step: Step) -> tuple[str | None, tuple[Fix, ...], str]:
+    """Cause, fixes and explanation: what `explain` makes of the child's words, else what the step itself says.
+
+    A process that died without a word has no cause that could be known.
+    """
     if step.state == StepState.FAILED and step.error.startswith("AssertionError"):
         return _WRONG, (), "The numbers are wrong, without any error being raised. "
     from fa_doctor.diagnosis.explain import explain
@@ -139,10 +150,17 @@ def _explained(machine: Machine, probe: Probe, step: Step) -> tuple[str, tuple[F
     known = _from_exception(step)
     if known is not None:
         return known, _remedies(machine, known), ""
+    if probe.ending.returncode == -signal.SIGKILL and step.state == StepState.DIED:
+        look = Fix(
+            "See whether the kernel ended it for want of memory", ("dmesg | grep -iE 'killed process|oom' | tail",)
+        )
+        return (
+            None,
+            (look,),
+            "Somebody else sent that: the kernel where memory runs out, a container's limit, or a person. ",
+        )
     fixes = (Fix("Read what the kernel says of the GPU", ("dmesg | grep -iE 'amdgpu|kfd' | tail -n 40",)),)
-    if step.state == StepState.HUNG:
-        return _HUNG, fixes, ""
-    return _CAUSES.get(step.name, _WRONG if step.state == StepState.FAILED else _HUNG), fixes, ""
+    return _HUNG if step.state == StepState.HUNG else None, fixes, ""
 
 
 def _from_exception(step: Step) -> str | None:

@@ -108,9 +108,9 @@ def passed(title: str, *evidence: Evidence, detail: str = "") -> Verdict:
 
 
 def failed(
-    title: str, *evidence: Evidence, cause: str, detail: str = "", fixes: tuple[Fix, ...] | list[Fix] = ()
+    title: str, *evidence: Evidence, cause: str | None, detail: str = "", fixes: tuple[Fix, ...] | list[Fix] = ()
 ) -> Verdict:
-    """FlashAttention cannot work, or works wrongly, because of this."""
+    """FlashAttention cannot work, or works wrongly, because of this. `cause` is None where nobody can know it from here."""
     return Verdict(Status.FAIL, title, detail, cause, evidence, tuple(fixes))
 
 

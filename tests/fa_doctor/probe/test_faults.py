@@ -130,6 +130,7 @@ def test_children_run_side_by_side_and_the_bad_one_is_named(probe) -> None:  # t
     verdicts = judged(found, gpus)
     assert [verdict.status for verdict in verdicts].count(Status.FAIL) == 1
     assert "GPU 5 (Instinct MI300X, 0000:05:00.0)" in verdicts[5].title
+    assert "With the same software 7 of 8 GPUs are right" in verdicts[5].detail
 
 
 INTERRUPTED = """
@@ -193,6 +194,17 @@ def test_a_hang_is_a_hang_and_wrong_numbers_are_wrong_numbers(probe) -> None:  #
     (wrong,) = judged(probe('say("error", "second", type="AssertionError", message="out: 1 of 9 wrong"); sys.exit(1)'))
     assert wrong.cause == "numerics-wrong"
     assert "1 of 9 wrong" in wrong.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "command"),
+    [("SIGSEGV", "killed by SIGSEGV. ", "amdgpu"), ("SIGKILL", "Somebody else sent that", "oom")],
+)
+def test_a_child_that_dies_without_a_word_has_no_cause(probe, name: str, words: str, command: str) -> None:  # type: ignore[no-untyped-def]
+    (verdict,) = judged(probe(f"os.kill(os.getpid(), signal.{name})"))
+    assert (verdict.status, verdict.cause) == (Status.FAIL, None)
+    assert words in verdict.detail
+    assert command in verdict.fixes[0].commands[0]
 
 
 def test_errors_are_told_in_two_figures(probe) -> None:  # type: ignore[no-untyped-def]
