@@ -222,8 +222,9 @@ class Host(ABC):
         """Runs a command without a shell, under a deadline, its output limited; `env` is added to the environment.
 
         `argv[0]` is looked up on the machine's PATH if it has no slash. What hung once is not run again. With `report`
-        the command is given a pipe of its own, see command.run_command; `on_report` is called with each line of it as it comes. `label` is the name under which a recording
-        keeps it, for a command line that is not the same from run to run or from machine to machine.
+        the command is given a pipe of its own, see command.run_command; `on_report` is called with each line of it as it
+        comes. `label` is the name under which a recording keeps it, for a command line that is not the same from run to
+        run or from machine to machine.
         """
 
     @abstractmethod

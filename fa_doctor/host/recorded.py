@@ -32,8 +32,6 @@ __all__ = ["RecordedHost", "is_recording", "open_recording"]
 
 _TAR_LIMIT = 1 << 30  # bytes that a recorded machine may unpack to
 _LS_KINDS = {"c": NodeKind.CHARACTER_DEVICE, "d": NodeKind.FOLDER, "-": NodeKind.FILE}
-
-
 _PARTS = ("sysroot", "outputs", "devices.txt", "recording.json", "machine.json")  # each may be missing, not all
 
 

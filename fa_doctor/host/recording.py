@@ -1,7 +1,8 @@
 """The form of a recorded machine on disk, read by RecordedHost and written by RecordingHost.
 
     sysroot/         files as on the machine, below its "/"
-    outputs/         what commands printed, NAME.txt (or .json): see output_name
+    outputs/         what commands printed, NAME.txt (or .json): see output_name; and what people paste besides
+                     (collect_env.txt, uname.txt, lspci-nnk.txt, ...): facts/gpus/recorded_outputs.py reads them
     devices.txt      device nodes by hand: "present|absent <tab> path <tab> details as `ls -l` prints them"
     recording.json   everything else that was asked and answered, if the machine was recorded by fa-doctor:
                      {"schema": "fa-doctor/recording/1", "complete": bool, "environ": {...}|null, "user": {...}|null,
