@@ -314,9 +314,11 @@ def dkdv_kernel(
             start, stop = full_begin, full_end
             if MASK:
                 start, stop = 0, (full_begin - begin) + (end - full_end)
-            for block in range(start, stop):
+            for number in range(start, stop):
+                # Triton 3.2 would carry a loop's variable that is assigned from round to round: the block has another name.
+                block = number
                 if MASK:
-                    block = edge_block(block, begin, full_begin, full_end)
+                    block = edge_block(number, begin, full_begin, full_end)
                 first_row = block * BLOCK_M
                 dk, dv = _dkdv_step(
                     dk, dv, k, v, K, V, q_head + tl.cast(first_row, tl.int64) * stride_qm,

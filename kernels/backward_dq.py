@@ -269,9 +269,11 @@ def dq_kernel(
         start, stop = full_begin, full_end
         if MASK:
             start, stop = 0, (full_begin - begin) + (end - full_end)
-        for block in range(start, stop):
+        for number in range(start, stop):
+            # Triton 3.2 would carry a loop's variable that is assigned from round to round: the block has another name.
+            block = number
             if MASK:
-                block = edge_block(block, begin, full_begin, full_end)
+                block = edge_block(number, begin, full_begin, full_end)
             first_col = block * BLOCK_N
             dq = _dq_step(
                 dq, q, dout, lse, delta, Q, DOut, K + tl.cast(first_col, tl.int64) * stride_kn,
