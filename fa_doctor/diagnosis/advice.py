@@ -80,7 +80,7 @@ def typed_on_windows(commands: Iterable[str]) -> tuple[str, ...] | None:
     """The commands for cmd.exe, or None where one of them has no counterpart there."""
     typed: list[str] = []
     for command in commands:
-        command, mark, comment = command.partition("    # ")
+        command, _, comment = command.partition("    # ")
         if LINUX_ONLY.search(command):
             return None
         if command.startswith("unset "):
@@ -94,8 +94,8 @@ def typed_on_windows(commands: Iterable[str]) -> tuple[str, ...] | None:
                 rest = rest[found.end() :]
             # Only double quotes quote there; what stood in them inside takes the others.
             lines += [rest.translate(SWAPPED_QUOTES) if "'" in rest else rest] if rest else []
-        lines[-1] += mark + comment
-        typed += lines
+        # A comment behind a command would become part of it.
+        typed += [*lines, f"rem {comment}"] if comment else lines
     return tuple(typed)
 
 

@@ -9,11 +9,11 @@ the weights of what is found:
 3. Supporting lines and facts (of the log, given, or of this machine), which count only once a signature or symptom
    was found; for and against, capped at +-6 together. In favour they count in proportion to the testimony so far, up to
    2.4: a mere mention (weight 1) opens the door only part of the way.
-4. The vendor (VENDOR_WEIGHTS). A log that shows NVIDIA hardware and nothing of AMD all but rules out what is AMD's
+4. The vendor (VENDOR_WEIGHTS). A log that shows hardware of another vendor and nothing of AMD all but rules out what is AMD's
    own, one that shows only CUDA software makes it unlikely; AMD hardware or software adds a little.
 
-A failure that is likely by then (above even odds) explains away the causes it lists: they lose 2.5, since the same lines
-are accounted for. A cause takes the score of its best failure. The confidence of a cause is its share in
+A failure that is likely by then (above even odds) explains away the causes it lists, since the same lines are accounted
+for: they lose as much as its own log-odds, 2.5 at most. A cause takes the score of its best failure. The confidence of a cause is its share in
 
     exp(score) / (1 + sum of exp(score) over all causes),
 
@@ -240,10 +240,11 @@ def vendor_weight(failure: Failure, values: dict[str, FactValue]) -> float:
 
 def rank(weighed: list[_Weighing]) -> Iterator[Candidate]:
     """Lets failures explain others away as far as they are likely, keeps the best of each cause, and turns scores into shares."""
-    for likely in [each for each in weighed if each.score > 0 and each.failure.explains]:
+    likely = [(each.failure.explains, each.score) for each in weighed if each.score > 0 and each.failure.explains]
+    for explains, score in likely:
         for other in weighed:
-            if other.failure.cause in likely.failure.explains and other.score < likely.score + EXPLAINED_AWAY:
-                other.score -= min(EXPLAINED_AWAY, likely.score)
+            if other.failure.cause in explains and other.score < score + EXPLAINED_AWAY:
+                other.score -= min(EXPLAINED_AWAY, score)
     best: dict[str, _Weighing] = {}
     for each in weighed:
         kept = best.get(each.failure.cause)

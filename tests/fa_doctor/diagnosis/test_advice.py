@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fa_doctor.diagnosis.advice import fixes_for, question
+from fa_doctor.diagnosis.advice import fixes_for, question, typed_on_windows
 from fa_doctor.diagnosis.conditions import FactValue
 from fa_doctor.diagnosis.context import context_from_mapping
 from fa_doctor.diagnosis.derived import derive
@@ -67,3 +67,10 @@ def test_a_question_that_cannot_be_typed_is_not_asked() -> None:
     assert question(run, facts_of({"os": "Ubuntu 24.04"})) == "python -m pip list | grep -i triton"
     assert question(run, facts_of(ON_WINDOWS)) is None
     assert question("python -c 'print(\"x\")'", facts_of(ON_WINDOWS)) == "python -c \"print('x')\""
+
+
+def test_a_comment_does_not_become_part_of_a_value_on_windows() -> None:
+    assert typed_on_windows(["export MIOPEN_FIND_MODE=2    # the fast search"]) == (
+        "set MIOPEN_FIND_MODE=2",
+        "rem the fast search",
+    )

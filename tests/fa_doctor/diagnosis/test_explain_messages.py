@@ -34,6 +34,7 @@ MESSAGES = {
     "OSError: libmpi_cxx.so.40: cannot open shared object file\n(clinfo needs sudo to show the GPU)": (
         "rocm-library-missing"
     ),
+    "ImportError: cannot import name 'set_wrap_triton_enabled' from 'torch._library.triton'": "triton-version-mismatch",
     "/usr/bin/ld: /opt/rocm/lib/libMIOpen.so.1.0: undefined reference to `rocblas_gemm_ex3'": "rocm-library-conflict",
     "(RayWorkerWrapper pid=1234) RuntimeError: HIP error: invalid device ordinal": "visible-devices-misuse",
 }
