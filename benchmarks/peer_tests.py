@@ -112,8 +112,12 @@ def pytest_runtest_teardown(item):
     if time.time() > wanted["until"]:
         item.session.shouldstop = "time is up"
 """
-# What flash-attn's AMD kernels do not do is left out of their tests; it is asked for here.
-ASKED_FOR = ((r"^@pytest\.mark\.skip\(.*\)\n", ""),)
+# What flash-attn's AMD kernels do not do is left out of their tests, and rows of the cache chosen by index out of both files;
+# they are asked for here.
+ASKED_FOR = (
+    (r"^@pytest\.mark\.skip\(.*\)\n", ""),
+    (r'^(@pytest\.mark\.parametrize\("has_batch_idx", )\[False\]', r"\g<1>[False, True]"),
+)
 CUDA_TO_CPU = (
     (r'torch\.cuda\.get_device_capability\("cuda"\)', "(9, 0)"),
     (r'torch\.cuda\.get_device_properties\("cuda"\)\.total_memory', "(1 << 40)"),
