@@ -105,9 +105,13 @@ def _verdict(machine: Machine, probe: Probe, probes: list[Probe]) -> Verdict:
     if right and probe.on_gpu:
         detail += f"With the same software {right} of {len(probes)} GPUs are right: look at this card, its slot and its power. "
     title = f"'{worst.name}' {happened} on {where}"
+    told = list(_evidence(probe))
+    if cause == "vram-out-of-memory" and machine.health.users:
+        users = ", ".join(f"{user.pid} ({user.name or '?'})" for user in machine.health.users)
+        told.append(Evidence("processes that had GPUs open before (/sys/class/kfd/kfd/proc)", users))
     if not probe.on_gpu:
-        return warned(title, *_evidence(probe), cause=cause, detail=detail, fixes=fixes)
-    return failed(title, *_evidence(probe), cause=cause, detail=detail, fixes=fixes)
+        return warned(title, *told, cause=cause, detail=detail, fixes=fixes)
+    return failed(title, *told, cause=cause, detail=detail, fixes=fixes)
 
 
 def _attention_is_right(probe: Probe) -> bool:

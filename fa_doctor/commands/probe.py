@@ -74,9 +74,7 @@ def command(
     if format_ == "text" and output is None:
         text.write(report, sys.stdout, verbose=verbose, subject="probe of this machine", all_findings=True)
         if report["summary"]["status"] == "fail":
-            sys.stdout.write(
-                "`fa-doctor check` looks at the rest of this machine, where the fault and its fix often stand.\n"
-            )
+            sys.stdout.write("`fa-doctor check` looks at the rest of this machine: the fix often stands there.\n")
         for probe in probes:
             if table := speed_table(probe):
                 sys.stdout.write("\n")

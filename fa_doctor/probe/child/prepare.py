@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -46,27 +46,19 @@ def in_background(references: Iterable[Reference]) -> ThreadPoolExecutor:
     return pool
 
 
-class _Compiling:
-    """Stands for a kernel while it is compiled: what the kernels' plans of launches keep of a compiled one."""
-
-    def __init__(self, pool: ThreadPoolExecutor, compile_: Callable[[], Any]) -> None:
-        self._compile = compile_
-        self.future = pool.submit(self._ready)
-
-    def _ready(self) -> Any:
-        compiled = self._compile()
-        # Before 3.7 Triton has a C compiler build a launcher for each kernel, when it is first launched: done here too. What
-        # this raises is met again by the launch.
-        with contextlib.suppress(Exception):
-            compiled._init_handles()
-        return compiled
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
-        return lambda *args: self._compiled()[grid](*args)
-
-    def _compiled(self) -> Any:
-        # What failed beside others may go well alone, where memory is short; if not, this is where it is to be raised.
-        return self._compile() if self.future.exception() else self.future.result()
+@contextlib.contextmanager
+def _without_plans(kernels: Any) -> Iterator[None]:
+    """Keeps our kernels from noting how they were launched, for the next call of the same shapes: they are not launched here."""
+    package = kernels.flash_attn_func.__module__.rpartition(".")[0]
+    compat: Any = sys.modules.get(f"{package}.compat")
+    if compat is None:  # somebody else's kernels
+        yield
+        return
+    kept, compat.RUNS_COMPILED = compat.RUNS_COMPILED, False
+    try:
+        yield
+    finally:
+        compat.RUNS_COMPILED = kept
 
 
 def compile_side_by_side(torch: Any, kernels: Any, device: Any, trials: Sequence[Any]) -> dict[str, Any]:
@@ -82,7 +74,14 @@ def compile_side_by_side(torch: Any, kernels: Any, device: Any, trials: Sequence
     if threads < 2:
         return {"threads": 1, "kernels": 0, "failed": []}
     launching = JITFunction.run
-    started: list[_Compiling] = []
+    started: list[Future[None]] = []
+
+    def ready(kernel: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        compiled = launching(kernel, *args, **{**options, "warmup": True})
+        # Before 3.7 Triton has a C compiler build a launcher for each kernel, when it is first launched: done here too. What
+        # this raises is met again by the launch.
+        with contextlib.suppress(Exception):
+            compiled._init_handles()
 
     def called(trial: Any) -> BaseException | None:
         try:
@@ -93,17 +92,16 @@ def compile_side_by_side(torch: Any, kernels: Any, device: Any, trials: Sequence
 
     with ThreadPoolExecutor(threads, thread_name_prefix="compile") as pool:
 
-        def compiling(self: Any, *args: Any, **options: Any) -> _Compiling:
-            started.append(_Compiling(pool, functools.partial(launching, self, *args, **{**options, "warmup": True})))
-            return started[-1]
+        def compiling(self: Any, *args: Any, **options: Any) -> None:
+            started.append(pool.submit(ready, self, args, options))
 
         JITFunction.run = compiling
         try:
             # A backward pass runs on this thread too, not on the one that autograd has for the device.
-            with torch.autograd.set_multithreading_enabled(False):
+            with torch.autograd.set_multithreading_enabled(False), _without_plans(kernels):
                 errors = [called(trial) for trial in trials]
         finally:
             JITFunction.run = launching
-        errors += [one.future.exception() for one in started]
+        errors += [one.exception() for one in started]
     failed = [f"{type(error).__name__}: {str(error)[:200]}" for error in errors if error is not None]
     return {"threads": threads, "kernels": len(started), "failed": failed}

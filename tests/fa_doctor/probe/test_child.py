@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +91,10 @@ COMPILES = """
 import os, json
 import torch
 import fa_doctor.kernels as kernels
+from fa_doctor.kernels import launching
 from fa_doctor.kernels.standin import standing_in
 from fa_doctor.probe.child.prepare import compile_side_by_side
+launching.plans_for_cpu = True  # as of calls on a GPU
 from fa_doctor.probe.child.trials import Case, DecodeTrial, DenseTrial, VarlenTrial
 os.sched_getaffinity = lambda pid: {0, 1, 2, 3}
 dense = DenseTrial(torch, Case("d", causal=True, rows=70, cols=70, head_dim=16), 1)
@@ -102,7 +102,7 @@ trials = [dense, VarlenTrial(torch, 1, False), DecodeTrial(torch, 1, False)]
 files = lambda: len(os.listdir(os.environ["TRITON_CACHE_DIR"]))
 with standing_in("gfx942") as driver:
     told = compile_side_by_side(torch, kernels, torch.device("cpu"), trials)
-    ahead, launched = files(), len(driver.launches)
+    ahead, launched = files(), len(driver.launches) + len(launching._plans)
     for trial in trials:
         trial.call(kernels, torch.device("cpu"))
     print(json.dumps([told, ahead, launched, files(), sorted({launch.function for launch in driver.launches})]))
@@ -122,33 +122,6 @@ def test_compiling_side_by_side_launches_nothing_and_leaves_nothing_to_compile(t
     assert functions == [
         "append_kernel", "decode_kernel", "delta_kernel", "dkdv_kernel", "dq_kernel", "forward_kernel",
     ]  # fmt: skip
-
-
-def test_a_kernel_that_could_not_be_compiled_beside_others_is_tried_again_where_it_is_launched() -> None:
-    """The plans of launches keep what stands for a kernel that is being compiled: it must lead to the kernel, or to its error."""
-    pytest.importorskip("torch")
-    from fa_doctor.probe.child.prepare import _Compiling
-
-    launched: list[tuple[Any, ...]] = []
-
-    def compile_once(outcomes: list[Exception | None]) -> Any:
-        error = outcomes.pop(0)
-        if error is not None:
-            raise error
-        return {(2, 1, 1): lambda *args: launched.append(args)}
-
-    fails_once, fails_twice = [MemoryError("beside others"), None], [ValueError("beside others"), ValueError("alone")]
-    with ThreadPoolExecutor(1) as pool:
-        good, again, never = (
-            _Compiling(pool, functools.partial(compile_once, outcomes))
-            for outcomes in ([None], fails_once, fails_twice)
-        )
-    good[(2, 1, 1)](1)
-    again[(2, 1, 1)](2)
-    with pytest.raises(ValueError, match="alone"):
-        never[(2, 1, 1)](3)
-    assert launched == [(1,), (2,)]
-    assert fails_once == fails_twice == []
 
 
 def test_the_softcap_of_the_origins_call_makes_a_difference_that_cannot_be_missed() -> None:

@@ -14,6 +14,7 @@ import pytest
 from fa_doctor.checks.kernels import sdpa, smoke
 from fa_doctor.diagnosis.model import Status, Verdict
 from fa_doctor.facts.gpus import Gpu, Gpus
+from fa_doctor.facts.health import Health, Usage
 from fa_doctor.facts.machine import Machine
 from fa_doctor.facts.packages import Torch
 from fa_doctor.facts.probes import Ending, Probe, Step, StepState
@@ -43,7 +44,14 @@ def flash_attn_func(*args, **options):
 
 def judged(probe: Probe, check: Any = smoke) -> Verdict:
     gpus = Gpus((Gpu(0, "gfx942"),), 1)
-    machine = Machine("live", "x", gpus=gpus, torch=Torch("2.9.1+rocm6.4", "/t", "rocm"), probes=(probe,))
+    machine = Machine(
+        "live",
+        "x",
+        gpus=gpus,
+        torch=Torch("2.9.1+rocm6.4", "/t", "rocm"),
+        health=Health(users=(Usage(4711, "vllm"),)),
+        probes=(probe,),
+    )
     (verdict,) = check(machine)
     assert isinstance(verdict, Verdict)
     return verdict
@@ -186,6 +194,7 @@ def test_a_gpu_without_free_memory_is_not_called_broken(mebibytes: int, step: st
     assert "OutOfMemoryError: HIP out of memory" in probe.failed.error
     verdict = judged(probe)
     assert verdict.cause == "vram-out-of-memory"
+    assert any("4711 (vllm)" in evidence.text for evidence in verdict.evidence)
     assert any("showmeminfo" in command for fix in verdict.fixes for command in fix.commands)
 
 
