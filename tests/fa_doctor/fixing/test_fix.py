@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from healthy import mi300x, rx7900xtx, unbundle
@@ -25,7 +27,9 @@ from real_environment import (
 )
 from test_causes_rocm import library_path_before_torch
 
+from fa_doctor.fixing.look import Look, Looker
 from fa_doctor.installer.tree import manifest
+from fa_doctor.level import Level
 
 ENABLE, AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_ENABLE", "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
 
@@ -264,3 +268,33 @@ def test_fixes_for_root_are_printed_and_never_run(stage: Stage, capsys: pytest.C
     assert "Left for you:" in capsys.readouterr().out
     assert manifest(stage.environment) == before
     assert states(stage) == []
+
+
+def test_at_standard_the_kernels_are_run_before_and_after(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fix that mends what it is for is kept, also where the smoke test fails before and after it for another reason."""
+    machine = mi300x(1)
+    stage.put_machine(machine)
+    stage.put_packages(rocm_torch(machine), rocm_triton(machine), attention(machine))
+    stage.environ.pop(AUTOTUNE)
+    looks: list[tuple[Level, set[str]]] = []
+    with mock.patch.object(Looker, "look", autospec=True, side_effect=_noting(looks)):
+        code = stage.fix("FAT005", "--yes", "--level", "standard", "--format", "json")
+    document = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert document["level"] == "standard"
+    assert [(one["check"], one["state"]) for one in document["fixes"]] == [("FAT005", "kept")]
+    assert [level for level, _ in looks] == [Level.STANDARD, Level.STANDARD]
+    # The torch of the stage cannot compute: the smoke test was run, and says so both times.
+    assert all("KER001" in troubled for _, troubled in looks)
+    assert stage.kept == {AUTOTUNE: "TRUE"}
+
+
+def _noting(looks: list[tuple[Level, set[str]]]) -> Callable[[Looker], Look]:
+    look = Looker.look
+
+    def noting(looker: Looker) -> Look:
+        found = look(looker)
+        looks.append((looker.level, {finding.id for finding in found.troubled}))
+        return found
+
+    return noting
