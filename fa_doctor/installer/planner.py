@@ -214,6 +214,9 @@ def _roots(stack: Stack, choice: Choice, destination: Destination, attention: st
         if name in destination.installed and version:
             local = f"+{stack.local}" if stack.local and "+" not in version else ""
             roots.append(f"{name}=={version}{local}")
+    # torch does not require it, and warns whenever it is imported without.
+    if not destination.exists or "numpy" in destination.installed:
+        roots.append("numpy")
     if attention == "bundled":
         roots.append("einops")
     elif attention == "upstream":

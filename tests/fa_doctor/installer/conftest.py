@@ -64,6 +64,7 @@ def fill(server: IndexServer) -> None:
         wheels.plain("filelock", "3.20.0"),
         wheels.plain("typing-extensions", "4.15.0"),
         wheels.plain("einops", "0.8.1"),
+        wheels.plain("numpy", "2.3.0"),
         wheels.plain("nvidia-cublas-cu12", "12.8.4"),
         wheels.triton("triton", "9.9.0"),
         CUDA,

@@ -140,6 +140,9 @@ def test_a_new_environment_works_at_its_final_path(install: Install) -> None:
     for path in (install.environment / "bin").iterdir():
         if path.is_file() and not path.is_symlink() and path.stat().st_size < 100_000:
             assert ".fa-doctor/stage" not in path.read_text(errors="replace"), path
+    there = existing(install.environment)
+    assert there is not None
+    assert "numpy" in there.installed, "torch warns at every import without it"
     left = sorted(path.name for path in install.transaction().plan.paths.state.iterdir())
     assert left == ["journal.jsonl", "plan.toml"]
 
@@ -153,6 +156,7 @@ def test_a_cuda_torch_and_what_only_it_needed_gives_way(old: Install) -> None:
     assert there is not None
     assert there.installed["torch"].version == "2.13.0+rocm7.2"
     assert "triton" not in there.installed
+    assert "numpy" not in there.installed, "an environment that is there gets what was asked for"
     assert there.installed["triton-rocm"].version == "3.7.1"
     assert there.installed["filelock"].version == "3.16.0", "what satisfies every requirement stays"
     assert there.installed["mine"].version == "1.0"
