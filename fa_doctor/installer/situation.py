@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fa_doctor.errors import UsageProblem
 from fa_doctor.knowledge.gpus import architecture, normalize_gfx
+from fa_doctor.knowledge.products import product_from_name
 
 if TYPE_CHECKING:
     from fa_doctor.facts.machine import Machine
@@ -67,7 +68,9 @@ def from_targets(names: tuple[str, ...], *, any_vendor: bool = False) -> Situati
             continue
         gfx = normalize_gfx(name)
         if gfx is None or architecture(gfx) is None:
-            raise UsageProblem(f"{name!r} is no GPU target that is known; `fa-doctor gpus` lists them")
+            product = product_from_name(name)
+            hint = f"{product.name} is --arch {product.gfx}" if product else "`fa-doctor gpus` lists them"
+            raise UsageProblem(f"{name!r} is no GPU target that is known; {hint}")
         devices.append(Device(gfx))
     return Situation(tuple(devices), named_by_user=True)
 

@@ -149,6 +149,13 @@ def test_wrong_use_is_told(words: list[str], install: Install, capsys: pytest.Ca
     assert not install.environment.exists()
 
 
+def test_the_name_of_a_product_is_answered_with_its_target(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command(install, "--arch", "MI300X", stack=False)) == 2
+    assert "Instinct MI300X is --arch gfx942" in capsys.readouterr().err
+
+
 def test_a_dry_run_of_an_undo_undoes_nothing(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command(install, "--yes")) == 0
     before = snapshot(install.environment)
