@@ -66,9 +66,10 @@ def flash_attn_with_kvcache(
     Returns out like q; with return_softmax_lse also the natural log of each row's softmax sum, (batch, heads, seqlen_q)
     float32, +inf for a row without keys. Raises ValueError for arguments that do not fit, before anything is written.
     """
-    block_table, cache_batch_idx = (
-        x.contiguous() if isinstance(x, torch.Tensor) else x for x in (block_table, cache_batch_idx)
-    )
+    if isinstance(block_table, torch.Tensor):
+        block_table = block_table.contiguous()
+    if isinstance(cache_batch_idx, torch.Tensor):
+        cache_batch_idx = cache_batch_idx.contiguous()
     _check_tensors(q, k_cache, v_cache, k, v, block_table, alibi_slopes)
     seqlen_new = None if k is None else k.shape[1]
     _check_vectors(q, k_cache, seqlen_new, cache_seqlens, cache_batch_idx, cache_leftpad, block_table)
@@ -130,8 +131,16 @@ def _check_tensors(
     alibi_slopes: torch.Tensor | None,
 ) -> None:
     """Shapes, dtypes, devices and strides of everything but the (batch,) vectors and the rotary tables."""
-    check_tensors(q=q, k_cache=k_cache, v_cache=v_cache)
-    check_tensors(**{name: x for name, x in (("k", k), ("v", v), ("block_table", block_table)) if x is not None})
+    for name, given in (
+        ("q", q),
+        ("k_cache", k_cache),
+        ("v_cache", v_cache),
+        ("k", k),
+        ("v", v),
+        ("block_table", block_table),
+    ):
+        if not isinstance(given, torch.Tensor) and (given is not None or name in ("q", "k_cache", "v_cache")):
+            check_tensors(**{name: given})
     for name, x in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache)):
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 dimensions: got shape {tuple(x.shape)}")
@@ -190,7 +199,7 @@ def _check_vectors(
         ("cache_batch_idx", cache_batch_idx),
         ("cache_leftpad", cache_leftpad),
     ):
-        if x is not None and (name != "cache_seqlens" or not isinstance(x, int)):
+        if x is not None and not isinstance(x, torch.Tensor) and (name != "cache_seqlens" or not isinstance(x, int)):
             check_tensors(**{name: x})
         if isinstance(x, torch.Tensor):
             if x.dtype != torch.int32 or tuple(x.shape) != (batch,) or not x.is_contiguous():

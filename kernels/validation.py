@@ -31,10 +31,9 @@ def check_window(window_size: tuple[int, int]) -> tuple[int, int]:
     return left, right
 
 
-def check_options(dropout_p: float, softcap: float, softmax_scale: float) -> None:
-    numbers: dict[str, Any] = {"dropout_p": dropout_p, "softcap": softcap, "softmax_scale": softmax_scale}
-    for name, value in numbers.items():
-        if value is None or isinstance(value, str):
+def check_options(dropout_p: Any, softcap: Any, softmax_scale: Any) -> None:
+    for name, value in (("dropout_p", dropout_p), ("softcap", softcap), ("softmax_scale", softmax_scale)):
+        if type(value) is not float and (value is None or isinstance(value, (str, bytes, list, tuple))):
             raise ValueError(f"{name} must be a number; got {value!r}")
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"dropout_p is a probability, 0 to 1; got {dropout_p}")
