@@ -18,7 +18,7 @@ settings.load_profile("shared-machine")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest.register_assert_rewrite("cause_cases")  # its asserts show what they compared, as a test's do
+pytest.register_assert_rewrite("cause_cases", "staged_machine")  # their asserts show what they compared, as a test's do
 
 ROOT = Path(__file__).resolve().parent.parent
 

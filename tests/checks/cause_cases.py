@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from healthy import Staged, examine, trouble
+from staged_machine import Staged, examine, trouble
 
 from fa_doctor.diagnosis.model import Finding, Status
 

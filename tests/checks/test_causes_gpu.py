@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from cause_cases import Case, commands, judge, name_of
-from healthy import GIB, RENDER, Staged, _kfd_gpu, examine, mi300x, rx7900xtx, trouble, wsl
+from healthy import mi300x, rx7900xtx, wsl
+from machine_parts import GIB, RENDER, kfd_gpu
+from staged_machine import Staged, examine, trouble
 
 from fa_doctor.diagnosis.model import Status
 
@@ -201,7 +203,7 @@ def with_integrated(first: bool) -> Callable[[], Staged]:
                 if "/nodes/1/" in path
             }
             machine.files |= card
-        _kfd_gpu(
+        kfd_gpu(
             machine,
             node=1 if first else 2,
             card=0,
@@ -340,7 +342,7 @@ def split(count: int) -> Callable[[], Staged]:
         machine = mi300x(1)
         machine.remove_below("/sys/class/kfd/kfd/topology/nodes/2")
         for number in range(count):
-            _kfd_gpu(
+            kfd_gpu(
                 machine,
                 node=2 + number,
                 card=1,

@@ -13,17 +13,9 @@ from pathlib import Path
 import healthy
 import pytest
 from cause_cases import Case, commands, judge, name_of
-from healthy import (
-    GIB,
-    RENDER,
-    Staged,
-    examine,
-    in_container,
-    install_flash_attn,
-    rx7900xtx,
-    trouble,
-    wsl,
-)
+from healthy import in_container, install_flash_attn, rx7900xtx, wsl
+from machine_parts import GIB, RENDER
+from staged_machine import Staged, examine, trouble
 from tiny_elf import tiny_elf
 
 from fa_doctor.diagnosis.model import Status
@@ -623,7 +615,7 @@ def _replace_torch(
     wanted: str | None = None,
 ) -> None:
     """Another torch in place of the healthy one, and where `triton` is given, another Triton."""
-    from healthy import _torch_rocm
+    from machine_parts import torch_rocm
 
     machine.remove_distribution("torch", "torch/")
     if triton:
@@ -640,7 +632,7 @@ def _replace_torch(
             "rocm7.2": "7.2.26015-fc0010cf6a",
             "rocm7.14": "7.14.60850-1a2b3c4d5e",
         }[local]
-        _torch_rocm(machine, version, local, hip=hip, triton=triton, wanted=requirement)
+        torch_rocm(machine, version, local, hip=hip, triton=triton, wanted=requirement)
         return
     cuda = "'12.8'" if build == "cuda" else "None"
     text = f"__version__ = '{version}{'+cu128' if build == 'cuda' else '+cpu'}'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n"

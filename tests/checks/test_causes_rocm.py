@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from cause_cases import Case, commands, judge, name_of
-from healthy import Staged, examine, in_container, mi300x, rx7900xtx, trouble, unbundle, wsl
+from healthy import in_container, mi300x, rx7900xtx, unbundle, wsl
+from staged_machine import Staged, examine, trouble
 from tiny_elf import tiny_elf
 
 from fa_doctor.diagnosis.model import Finding, Status
@@ -169,12 +170,12 @@ def triton_told_of_another_hip() -> Staged:
 
 def triton_refuses_two_rocms() -> Staged:
     """Triton 3.9, a torch that carries its libraries, and the rocm packages beside it."""
-    from healthy import _torch_rocm
+    from machine_parts import torch_rocm
 
     machine = rx7900xtx()
     for name, modules in (("torch", "torch/"), ("triton-rocm", "triton/")):
         machine.remove_distribution(name, modules)
-    _torch_rocm(machine, "2.13.0", "rocm7.2", hip="7.2.26015-fc0010cf6a", triton=("triton-rocm", "3.9.0"))
+    torch_rocm(machine, "2.13.0", "rocm7.2", hip="7.2.26015-fc0010cf6a", triton=("triton-rocm", "3.9.0"))
     core = {"_rocm_sdk_core/lib/libamdhip64.so.7": tiny_elf("libamdhip64.so.7")}
     machine.distribution("rocm-sdk-core", "7.14.1", owns=dict(core))
     return machine
@@ -188,14 +189,14 @@ def triton_told_of_nothing() -> Staged:
 
 def classic(machine: Staged, triton: str = "3.2.0") -> Staged:
     """The classic stack, whose Triton calls ld.lld."""
-    from healthy import _torch_rocm
+    from machine_parts import torch_rocm
 
     for name, modules in (("torch", "torch/"), ("triton-rocm", "triton/"), ("pytorch-triton-rocm", "triton/")):
         machine.remove_distribution(name, modules)
     torch, local, hip = ("2.6.0", "rocm6.2.4", "6.2.41134-65d174c3e")
     if triton != "3.2.0":
         torch, local, hip = ("2.8.0", "rocm6.4", "6.4.43482-0f2d60242")
-    _torch_rocm(machine, torch, local, hip=hip, triton=("pytorch-triton-rocm", triton))
+    torch_rocm(machine, torch, local, hip=hip, triton=("pytorch-triton-rocm", triton))
     return machine
 
 

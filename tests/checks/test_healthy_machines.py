@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from healthy import Staged, examine, mi300x, rx7900xtx, trouble, wsl
+from healthy import mi300x, rx7900xtx, wsl
+from staged_machine import Staged, examine, trouble
 
 
 @pytest.mark.parametrize("build", [mi300x, rx7900xtx, wsl], ids=lambda build: build.__name__)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from healthy import Staged, examine, mi300x, rx7900xtx, wsl
+from healthy import mi300x, rx7900xtx, wsl
+from staged_machine import Staged, examine
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.examine import examine as examine_host

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from healthy import Staged, examine, mi300x
+from healthy import mi300x
+from staged_machine import Staged, examine
 from test_causes_python_world import cuda_torch
 
 from fa_doctor.cli import run

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from healthy import Staged, mi300x, rx7900xtx
+from healthy import mi300x, rx7900xtx
+from staged_machine import Staged
 
 from fa_doctor.cli import run
 

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from healthy import RENDER, in_container, mi300x, rx7900xtx
+from healthy import in_container, mi300x, rx7900xtx
+from machine_parts import RENDER
 
 from fa_doctor.diagnosis.actions import MakeFolder, ReplacePackages, SetVariable
 from fa_doctor.diagnosis.gather import gather

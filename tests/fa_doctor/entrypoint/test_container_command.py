@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from healthy import examine, mi300x, rx7900xtx, wsl
+from healthy import mi300x, rx7900xtx, wsl
+from staged_machine import examine
 
 from fa_doctor.entrypoint.container_command import container_command
 from fa_doctor.errors import UsageProblem

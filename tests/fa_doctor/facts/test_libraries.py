@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from healthy import Staged, mi300x, rx7900xtx, unbundle, wsl
+from healthy import mi300x, rx7900xtx, unbundle, wsl
+from staged_machine import Staged
 from tiny_elf import tiny_elf
 
 from fa_doctor.facts import libraries, packages, rocm

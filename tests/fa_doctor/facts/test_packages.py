@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from healthy import Staged, install_flash_attn, mi300x, rx7900xtx, wsl
+from healthy import install_flash_attn, mi300x, rx7900xtx, wsl
+from staged_machine import Staged
 from tiny_elf import tiny_elf
 
 from fa_doctor.facts import packages, python

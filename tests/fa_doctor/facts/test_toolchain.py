@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from healthy import Staged, mi300x, rx7900xtx
+from healthy import mi300x, rx7900xtx
 from hypothesis import given
 from hypothesis import strategies as st
+from staged_machine import Staged
 
 from fa_doctor.facts.libraries import Libraries
 from fa_doctor.facts.python import Python

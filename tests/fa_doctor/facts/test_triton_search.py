@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from healthy import Staged, mi300x, rx7900xtx, unbundle
+from healthy import mi300x, rx7900xtx, unbundle
 from hypothesis import given
 from hypothesis import strategies as st
+from staged_machine import Staged
 
 from fa_doctor.facts import libraries, packages, rocm
 from fa_doctor.facts.libraries import Libraries

@@ -13,9 +13,10 @@ from typing import Any
 from unittest import mock
 
 import wheels
-from healthy import Staged, mi300x
+from healthy import mi300x
 from index_server import IndexServer
 from overlay import OverlayHost
+from staged_machine import Staged
 
 from fa_doctor import cli
 from fa_doctor.diagnosis.check import all_checks

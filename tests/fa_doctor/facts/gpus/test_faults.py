@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from healthy import GIB, Staged, _kfd_gpu, mi300x, rx7900xtx
+from healthy import mi300x, rx7900xtx
+from machine_parts import GIB, kfd_gpu
+from staged_machine import Staged
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.engine import run_checks
@@ -143,7 +145,7 @@ def test_sixty_four_gpus_are_read_fast(tmp_path: Path) -> None:
     for card in range(8):
         for part in range(8):
             number = card * 8 + part
-            _kfd_gpu(machine, node=2 + number, card=1 + card, minor=128 + number, bus=0x05 + 0x10 * card, name="ip discovery",
+            kfd_gpu(machine, node=2 + number, card=1 + card, minor=128 + number, bus=0x05 + 0x10 * card, name="ip discovery",
                      gfx_target_version=90402, device_id=0x74A1, compute_units=38, simd_per_cu=4, wavefront=64, lds_kib=64,
                      vram=24 * GIB, unique_id=0x6A9C2B1D00000001 + card, xcc=1, partition=("CPX", "NPS4"))  # fmt: skip
             path = f"/sys/class/kfd/kfd/topology/nodes/{2 + number}/properties"
