@@ -32,7 +32,9 @@ def main() -> None:
         # tomli reads TOML on 3.10, which has no tomllib; the file must run there whatever Python builds it.
         # Of the wheels for several platforms the pure one is asked for.
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-        subprocess.run([*pip, "--target", str(folder), *PURE, str(ROOT), "tomli"], check=True)
+        installed = subprocess.run([*pip, "--target", str(folder), *PURE, str(ROOT), "tomli"], check=False)
+        if installed.returncode != 0:
+            sys.exit("build.py: nothing was built: pip could not fetch what fa-doctor needs, and says why above")
         for path in [*folder.rglob("*.so"), *folder.rglob("*.pyd")]:
             path.unlink()  # accelerators that have a pure Python twin beside them; tested by running without
         shutil.rmtree(folder / "bin", ignore_errors=True)
