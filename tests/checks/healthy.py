@@ -16,7 +16,7 @@ from machine_parts import (
 from staged_machine import Staged
 from tiny_elf import tiny_elf
 
-__all__ = ["in_container", "install_flash_attn", "mi300x", "rx7900xtx", "unbundle", "wsl"]
+__all__ = ["in_container", "install_flash_attn", "mi300x", "replace_torch", "rx7900xtx", "unbundle", "wsl"]
 
 
 def mi300x(count: int = 8) -> Staged:
@@ -149,6 +149,38 @@ def install_flash_attn(
     if extension is not None:
         owns[f"flash_attn_2_cuda.cpython-{python}-x86_64-linux-gnu.so"] = tiny_elf(None, (*extension, "libc.so.6"))
     machine.distribution("flash-attn", version, ("torch", "einops"), owns, tag="cp312-cp312-linux_x86_64")
+
+
+def replace_torch(
+    machine: Staged,
+    version: str,
+    *,
+    build: str = "rocm",
+    local: str | None = None,
+    triton: tuple[str, str] | None = None,
+    wanted: str | None = None,
+) -> None:
+    """Another torch in place of the healthy one, and where `triton` is given, another Triton."""
+    machine.remove_distribution("torch", "torch/")
+    if triton:
+        for name in ("pytorch-triton-rocm", "triton-rocm"):
+            machine.remove_distribution(name, "triton/")
+    if build == "rocm":
+        assert local is not None
+        assert triton is not None
+        requirement = f"{triton[0]}=={wanted}" if wanted else None
+        hip = {
+            "rocm6.3": "6.3.42131-fa1d09cbd",
+            "rocm6.4": "6.4.43482-0f2d60242",
+            "rocm6.2.4": "6.2.41134-65d174c3e",
+            "rocm7.2": "7.2.26015-fc0010cf6a",
+            "rocm7.14": "7.14.60850-1a2b3c4d5e",
+        }[local]
+        torch_rocm(machine, version, local, hip=hip, triton=triton, wanted=requirement)
+        return
+    cuda = "'12.8'" if build == "cuda" else "None"
+    text = f"__version__ = '{version}{'+cu128' if build == 'cuda' else '+cpu'}'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n"
+    machine.distribution("torch", version, ("triton==3.5.1",), {"torch/__init__.py": "", "torch/version.py": text})
 
 
 def unbundle(staged: Staged, soname: str = "libamdhip64.so.6") -> None:

@@ -387,3 +387,14 @@ Agent 2
       Machine Models:          HSA_MACHINE_MODEL_LARGE
 *** Done ***
 """
+
+
+def mounted_disk(mount_point: str, filesystem: str) -> dict[str, object]:
+    return {
+        "path": mount_point,
+        "total_bytes": 900 * GIB,
+        "free_bytes": 400 * GIB,
+        "filesystem": filesystem,
+        "mount_point": mount_point,
+        "read_only": False,
+    }

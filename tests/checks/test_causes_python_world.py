@@ -5,7 +5,6 @@ Each case takes a healthy machine and breaks one thing; all checks run, and noth
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 import healthy
 import pytest
 from cause_cases import Case, commands, judge, name_of
-from healthy import in_container, install_flash_attn, rx7900xtx, wsl
-from machine_parts import GIB, RENDER
+from healthy import in_container, install_flash_attn, replace_torch, rx7900xtx
+from machine_parts import mounted_disk
 from staged_machine import Staged, examine, trouble
 from tiny_elf import tiny_elf
 
@@ -29,25 +28,25 @@ AUTOTUNE = "FLASH_ATTENTION_TRITON_AMD_AUTOTUNE"
 
 def cuda_torch(build: Callable[[], Staged] = mi300x) -> Staged:
     machine = build()
-    _replace_torch(machine, "2.9.1", build="cuda")
+    replace_torch(machine, "2.9.1", build="cuda")
     return machine
 
 
 def cpu_torch_of_a_release_without_rocm() -> Staged:
     machine = rx7900xtx()
-    _replace_torch(machine, "2.15.0", build="cpu")
+    replace_torch(machine, "2.15.0", build="cpu")
     return machine
 
 
 def cuda_torch_in_an_image() -> Staged:
     machine = in_container(mi300x(), "docker")
-    _replace_torch(machine, "2.9.1", build="cuda")
+    replace_torch(machine, "2.9.1", build="cuda")
     return machine
 
 
 def cuda_torch_in_a_managed_python() -> Staged:
     machine = mi300x()
-    _replace_torch(machine, "2.9.1", build="cuda")
+    replace_torch(machine, "2.9.1", build="cuda")
     _move_to_system_python(machine)
     return machine
 
@@ -78,7 +77,7 @@ def gpu_not_in_wheel() -> Staged:
             machine.files[path] = (
                 text.replace("0x744c", "0x7550").replace("1002:744C", "1002:7550").replace("0xc8", "0xc0")
             )
-    _replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.2.0"))
+    replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.2.0"))
     machine.files["/usr/bin/ld.lld"] = "an executable"
     machine.files[f"{machine.site}/triton/backends/amd/llvm/bin/ld.lld"] = tiny_elf(None, ("libc.so.6",))
     return machine
@@ -151,7 +150,7 @@ def wrong_triton() -> Staged:
 
 def wrong_triton_in_the_classic_stack() -> Staged:
     machine = mi300x()
-    _replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.3.1"), wanted="3.2.0")
+    replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.3.1"), wanted="3.2.0")
     return machine
 
 
@@ -171,7 +170,7 @@ def no_python_headers() -> Staged:
 
 def no_setuptools() -> Staged:
     machine = mi300x()
-    _replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.2.0"))
+    replace_torch(machine, "2.6.0", local="rocm6.2.4", triton=("pytorch-triton-rocm", "3.2.0"))
     machine.remove_distribution("setuptools", "setuptools/")
     return machine
 
@@ -235,7 +234,7 @@ def flash_attn_for_another_python() -> Staged:
 
 def triton_too_new_for_flash_attn() -> Staged:
     machine = mi300x()
-    _replace_torch(machine, "2.15.0", local="rocm7.14", triton=("triton-rocm", "3.9.0"))
+    replace_torch(machine, "2.15.0", local="rocm7.14", triton=("triton-rocm", "3.9.0"))
     machine.files["/sys/module/amdgpu/version"] = "6.19.14\n"
     return upstream(machine)
 
@@ -260,102 +259,9 @@ def aiter_does_not_know_the_gpu() -> Staged:
     return machine
 
 
-def no_devices_in_the_container() -> Staged:
-    machine = in_container(mi300x())
-    machine.devices = {path: line for path, line in machine.devices.items() if not path.startswith("/dev/dri")}
-    machine.devices |= {"/dev/kfd": None, "/dev/dri": None}
-    return machine
-
-
-def no_devices_in_the_pod() -> Staged:
-    machine = in_container(mi300x(), "kubernetes")
-    machine.devices = {path: line for path, line in machine.devices.items() if not path.startswith("/dev/dri")}
-    machine.devices |= {"/dev/kfd": None, "/dev/dri": None}
-    return machine
-
-
-def docker_desktop() -> Staged:
-    machine = in_container(rx7900xtx())
-    machine.remove_below("/sys/class/kfd", "/sys/class/drm", "/sys/module/amdgpu", "/proc/modules")
-    machine.devices = {"/.dockerenv": "-rwxr-xr-x root root 0", "/dev/kfd": None, "/dev/dri": None}
-    for path in ("/proc/sys/kernel/osrelease", "/proc/version"):
-        machine.files[path] = str(machine.files[path]).replace("6.14.0-29-generic", "6.12.54-linuxkit")
-    return machine
-
-
-def group_not_passed_on() -> Staged:
-    machine = in_container(rx7900xtx())
-    machine.recording["user"] = {"uid": 1000, "gid": 1000, "groups": [1000], "name": None, "home": "/home/user"}
-    machine.recording["openable"] = {"/dev/kfd": False, "/dev/dri/renderD128": False, "/dev/dri/card1": False}
-    return machine
-
-
-def rootless_podman() -> Staged:
-    machine = group_not_passed_on()
-    del machine.devices["/.dockerenv"]
-    machine = in_container(machine, "podman")
-    # What the user namespace does not map shows as nobody's.
-    unmapped = {
-        path: (line or "").replace(f"root {RENDER}", "65534 65534")
-        for path, line in machine.devices.items()
-        if path.startswith("/dev/")
-    }
-    machine.devices |= unmapped
-    return machine
-
-
-def little_shared_memory() -> Staged:
-    return in_container(healthy.mi300x(2), shm=64 << 20)
-
-
-def home_not_writable() -> Staged:
-    machine = mi300x()
-    for path in machine.recording["writable"]:
-        if path.startswith("/home/user/."):
-            machine.recording["writable"][path] = False
-    return machine
-
-
-def cache_on_noexec() -> Staged:
-    machine = mi300x()
-    machine.environ["TRITON_CACHE_DIR"] = "/scratch/triton"
-    machine.recording["writable"]["/scratch/triton"] = True
-    machine.recording["disks"]["/scratch/triton"] = _disk("/scratch", "xfs")
-    machine.files["/proc/self/mounts"] = f"{machine.files['/proc/self/mounts']}/dev/sdc1 /scratch xfs rw,noexec 0 0\n"
-    return machine
-
-
-def cache_on_nfs() -> Staged:
-    machine = mi300x()
-    for path, disk in machine.recording["disks"].items():
-        if path.startswith("/home"):
-            disk |= {"filesystem": "nfs4", "mount_point": "/home"}
-    return machine
-
-
-def full_disk() -> Staged:
-    machine = mi300x()
-    for path, disk in machine.recording["disks"].items():
-        if path.startswith("/home"):
-            disk["free_bytes"] = 3 << 20
-    return machine
-
-
-def too_many_jobs() -> Staged:
-    machine = rx7900xtx()
-    machine.environ["MAX_JOBS"] = "48"
-    return machine
-
-
-def little_memory() -> Staged:
-    machine = in_container(rx7900xtx())
-    machine.files["/sys/fs/cgroup/memory.max"] = f"{2 * GIB}\n"
-    return machine
-
-
 def experimental_sdpa() -> Staged:
     machine = rx7900xtx()
-    _replace_torch(machine, "2.9.1", local="rocm6.4", triton=("pytorch-triton-rocm", "3.5.1"))
+    replace_torch(machine, "2.9.1", local="rocm6.4", triton=("pytorch-triton-rocm", "3.5.1"))
     return machine
 
 
@@ -373,64 +279,9 @@ def gfx906_with_flash_attn() -> Staged:
             machine.files[path] = text.replace("0x74a1", "0x66a1").replace("1002:74A1", "1002:66A1")
     machine.remove_below("/sys/class/drm/card1/device/current_", "/sys/class/drm/card1/device/available_")
     machine.remove_below("/sys/class/drm/renderD128/device/current_c", "/sys/class/drm/renderD128/device/available_")
-    _replace_torch(machine, "2.9.1", local="rocm6.3", triton=("pytorch-triton-rocm", "3.5.1"))
+    replace_torch(machine, "2.9.1", local="rocm6.3", triton=("pytorch-triton-rocm", "3.5.1"))
     del machine.environ[AUTOTUNE]
     return upstream(machine)
-
-
-def debug_switches() -> Staged:
-    machine = mi300x()
-    machine.environ["TRITON_INTERPRET"] = "1"
-    return machine
-
-
-def overridden_arch() -> Staged:
-    machine = mi300x()
-    machine.environ["TRITON_OVERRIDE_ARCH"] = "gfx1100"
-    return machine
-
-
-def old_libstdcxx() -> Staged:
-    machine = mi300x()
-    machine.recording["real_paths"]["/usr/lib/x86_64-linux-gnu/libstdc++.so.6"] = (
-        "/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.30"
-    )
-    library = tiny_elf(None, ("libstdc++.so.6",), versions={"libstdc++.so.6": ("GLIBCXX_3.4.32",)})
-    machine.distribution("torchvision", "0.24.1+rocm6.4", ("torch==2.9.1",), {"torchvision/_C.so": library})
-    return machine
-
-
-def old_glibc() -> Staged:
-    machine = mi300x()
-    machine.commands[("getconf", "GNU_LIBC_VERSION")] = "glibc 2.27\n"
-    return machine
-
-
-def wsl_with_librocdxg(detection: str | None) -> Callable[[], Staged]:
-    """ROCm 7.2's way: the runtime inside torch goes through librocdxg, if it is told to."""
-
-    def build() -> Staged:
-        machine = wsl()
-        _replace_torch(machine, "2.13.0", local="rocm7.2", triton=("triton-rocm", "3.7.1"))
-        lib = posixpath.dirname(next(path for path in machine.files if "/libamdhip64.so" in path and "/opt/" in path))
-        machine.files[f"{lib}/librocdxg.so"] = tiny_elf("librocdxg.so", ("libc.so.6",))
-        if detection is not None:
-            machine.environ["HSA_ENABLE_DXG_DETECTION"] = detection
-        return machine
-
-    return build
-
-
-def test_librocdxg_and_its_variable_are_what_a_wheel_of_rocm_7_needs(tmp_path: Path) -> None:
-    _, findings = examine(wsl_with_librocdxg("1")(), tmp_path)
-    (found,) = (finding for finding in findings if finding.id == "DRV301")
-    assert found.status is Status.PASS, found.verdict.title
-
-
-def wsl_with_the_runtime_of_the_wheel() -> Staged:
-    machine = wsl()
-    machine.files[f"{machine.site}/torch/lib/libhsa-runtime64.so"] = tiny_elf("libhsa-runtime64.so", ("libc.so.6",))
-    return machine
 
 
 FAIL, WARN = Status.FAIL, Status.WARN
@@ -511,30 +362,6 @@ CASES = [
         WARN,
         "uninstall -y amd-aiter",
     ),
-    Case(
-        "container without devices",
-        no_devices_in_the_container,
-        {"CON001": "container-devices-missing"},
-        fix="--device=/dev/kfd",
-    ),
-    Case("pod without devices", no_devices_in_the_pod, {"CON001": "container-devices-missing"}, fix="amd.com/gpu: 1"),
-    Case("Docker Desktop", docker_desktop, {"CON001": "container-devices-missing"}, fix="docker context use default"),
-    Case("group not passed on", group_not_passed_on, {"CON002": "device-permission"}, fix=f"--group-add {RENDER}"),
-    Case("rootless podman", rootless_podman, {"CON002": "device-permission"}, fix="--group-add keep-groups"),
-    Case("little shared memory", little_shared_memory, {"CON003": "rccl-multi-gpu"}, WARN, "--shm-size 16G"),
-    Case(
-        "home not writable",
-        home_not_writable,
-        {"RES001": "triton-cache-unwritable"},
-        fix="export TRITON_CACHE_DIR=/tmp/",
-    ),
-    Case(
-        "cache on noexec", cache_on_noexec, {"RES001": "triton-cache-unwritable"}, fix="export TRITON_CACHE_DIR=/tmp/"
-    ),
-    Case("cache on NFS", cache_on_nfs, {"RES001": "triton-cache-unwritable"}, WARN, "export TRITON_CACHE_DIR=/tmp/"),
-    Case("full disk", full_disk, {"RES002": "disk-full"}, fix="du -xh"),
-    Case("too many jobs", too_many_jobs, {"RES003": "build-out-of-memory"}, WARN, "export MAX_JOBS=11"),
-    Case("little memory", little_memory, {"RES005": "build-out-of-memory"}, WARN, "--memory"),
     Case("experimental SDPA", experimental_sdpa, {"FAT009": "slow-fallback"}, WARN, "AOTRITON_ENABLE_EXPERIMENTAL=1"),
     Case(
         "gfx906",
@@ -543,17 +370,6 @@ CASES = [
         fix="sdpa",
         warned={"GPU003": "gpu-arch-unsupported"},
     ),
-    Case("debugging switches", debug_switches, {"VAR001": None}, WARN, "unset TRITON_INTERPRET"),
-    Case("overridden arch", overridden_arch, {"VAR003": "gpu-arch-unsupported"}, fix="unset TRITON_OVERRIDE_ARCH"),
-    Case("old libstdc++", old_libstdcxx, {"LIB301": "glibc-or-libstdcxx-too-old"}),
-    Case("old glibc", old_glibc, {"LIB301": "glibc-or-libstdcxx-too-old"}),
-    Case(
-        "WSL without its variable",
-        wsl_with_librocdxg(None),
-        {"DRV301": "wsl-specific"},
-        fix="HSA_ENABLE_DXG_DETECTION=1",
-    ),
-    Case("WSL, the wheel's HSA", wsl_with_the_runtime_of_the_wheel, {"DRV301": "wsl-specific"}, fix="aside-for-wsl"),
 ]
 
 
@@ -594,51 +410,6 @@ def test_upstream_flash_attn_on_cdna_warns_of_what_it_ignores_only(tmp_path: Pat
     assert trouble(findings) == {"FAT007": "unsupported-feature"}
 
 
-def _disk(mount_point: str, filesystem: str) -> dict[str, object]:
-    return {
-        "path": mount_point,
-        "total_bytes": 900 * GIB,
-        "free_bytes": 400 * GIB,
-        "filesystem": filesystem,
-        "mount_point": mount_point,
-        "read_only": False,
-    }
-
-
-def _replace_torch(
-    machine: Staged,
-    version: str,
-    *,
-    build: str = "rocm",
-    local: str | None = None,
-    triton: tuple[str, str] | None = None,
-    wanted: str | None = None,
-) -> None:
-    """Another torch in place of the healthy one, and where `triton` is given, another Triton."""
-    from machine_parts import torch_rocm
-
-    machine.remove_distribution("torch", "torch/")
-    if triton:
-        for name in ("pytorch-triton-rocm", "triton-rocm"):
-            machine.remove_distribution(name, "triton/")
-    if build == "rocm":
-        assert local is not None
-        assert triton is not None
-        requirement = f"{triton[0]}=={wanted}" if wanted else None
-        hip = {
-            "rocm6.3": "6.3.42131-fa1d09cbd",
-            "rocm6.4": "6.4.43482-0f2d60242",
-            "rocm6.2.4": "6.2.41134-65d174c3e",
-            "rocm7.2": "7.2.26015-fc0010cf6a",
-            "rocm7.14": "7.14.60850-1a2b3c4d5e",
-        }[local]
-        torch_rocm(machine, version, local, hip=hip, triton=triton, wanted=requirement)
-        return
-    cuda = "'12.8'" if build == "cuda" else "None"
-    text = f"__version__ = '{version}{'+cu128' if build == 'cuda' else '+cpu'}'\ncuda: Optional[str] = {cuda}\nhip: Optional[str] = None\n"
-    machine.distribution("torch", version, ("triton==3.5.1",), {"torch/__init__.py": "", "torch/version.py": text})
-
-
 def _move_to_system_python(machine: Staged) -> None:
     """The same packages in the distribution's own Python, which PEP 668 protects."""
     system = "/usr/local/lib/python3.12/dist-packages"
@@ -652,4 +423,4 @@ def _move_to_system_python(machine: Staged) -> None:
     machine.commands = {argv: text for argv, text in machine.commands.items() if argv[-1] != QUESTION}
     machine.commands[("/usr/bin/python3", "-I", "-S", "-c", QUESTION)] = answer
     machine.recording["writable"][system] = False
-    machine.recording["disks"][system] = _disk("/", "ext4")
+    machine.recording["disks"][system] = mounted_disk("/", "ext4")
