@@ -22,6 +22,7 @@ os.environ["FA_DOCTOR_KERNELS"] = "triton"
 os.environ.pop("TRITON_INTERPRET", None)
 
 import torch
+import triton
 
 from fa_doctor import kernels
 from fa_doctor.kernels import reference
@@ -197,6 +198,7 @@ def main() -> int:
     if options.forward_only:
         for name, (*shape, _, keywords) in DENSE.items():
             DENSE[name] = (*shape, False, keywords)  # type: ignore[assignment]
+    print(f"Triton {triton.__version__}", flush=True)
     wrong = 0
     for arch in options.arch:
         order = options.order if options.order == "reverse" else int(options.order)

@@ -47,6 +47,27 @@ LAUNCHES_WITH_CONSTANTS = TRITON_VERSION >= (3, 3)
 INTERPRETED = tl.constexpr(interpreting())
 
 
+def _read_bounds_of_loops() -> None:
+    """Lets the interpreter of Triton before 3.7 run loops with NumPy 2.4.
+
+    It hands a bound of a loop to Python as int() of an array of one element, which that NumPy takes only where the array
+    has no dimension: "only 0-dimensional arrays can be converted to Python scalars".
+    """
+    from triton.runtime import interpreter
+
+    prepare = interpreter._patch_lang_tensor
+
+    def prepared(tensor: Any, *scope: Any) -> None:
+        prepare(tensor, *scope)  # at each launch; 3.6 takes back with the scope what is set here too
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang_tensor = prepared
+
+
+if interpreting() and TRITON_VERSION < (3, 7):
+    _read_bounds_of_loops()
+
+
 _ENVIRONMENT: dict[bytes, bytes] | None = getattr(os.environ, "_data", None)
 
 

@@ -110,7 +110,7 @@ try:
         from fa_doctor.probe.child.one_line import add_one
         with standing_in("gfx942"):
             x = torch.zeros(300)
-            add_one[(3,)](x, x, 300, BLOCK=128)
+            add_one[(3,)](x, x, 300, BLOCK=128, enable_fp_fusion=True)
 except StepFailed:
     sys.exit(1)
 """
