@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -22,7 +23,7 @@ from typing import IO, Any
 from fa_doctor.errors import Undecided, UsageProblem
 from fa_doctor.package_files import on_disk, package_files
 
-__all__ = ["KernelProcess", "ProcessDied", "target_python"]
+__all__ = ["KernelProcess", "ProcessDied", "target_python", "why_it_ended"]
 
 
 class ProcessDied(Exception):
@@ -41,6 +42,15 @@ def target_python(choice: str | None) -> str:
         if folder and os.access(os.path.join(folder, "bin", "python"), os.X_OK):
             return os.path.join(folder, "bin", "python")
     return shutil.which("python3") or sys.executable
+
+
+def why_it_ended(python: str, death: ProcessDied, errors: str) -> str:
+    """Why the kernels of `python` ended, for a person: what it lacks, else the last line that it wrote to `errors`."""
+    missing = re.search(r"ModuleNotFoundError: No module named '(torch|triton)", errors)
+    if missing:
+        return f"{python} has no {missing[1]}; name a Python that has torch and Triton with --python"
+    last = [line.strip() for line in errors.splitlines() if line.strip()][-1:]
+    return ": ".join([f"{python} {death}", *last])
 
 
 class KernelProcess:

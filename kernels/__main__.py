@@ -89,9 +89,11 @@ def _tune(request: dict[str, Any]) -> None:
     import triton
 
     if not torch.cuda.is_available():
-        build = f"its torch is {torch.__version__}, "
-        build += f"built for ROCm {torch.version.hip}" if torch.version.hip else f"built for CUDA {torch.version.cuda}"
-        _say(event="no_gpu", message=f"this Python sees no GPU; {build}")
+        built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+        built_for = f"ROCm {torch.version.hip}" if torch.version.hip else built_for
+        _say(
+            event="no_gpu", message=f"this Python sees no GPU; its torch is {torch.__version__}, built for {built_for}"
+        )
         return
     target = compat.target_name(torch.empty(1, device="cuda"))
     _say(event="plan", device=torch.cuda.get_device_name(), target=target, triton=triton.__version__,

@@ -11,7 +11,7 @@ import click
 
 from fa_doctor.commands.options import seconds
 from fa_doctor.errors import EXIT_FAILED, Undecided, UsageProblem
-from fa_doctor.kernel_process import KernelProcess, ProcessDied, target_python
+from fa_doctor.kernel_process import KernelProcess, ProcessDied, target_python, why_it_ended
 
 __all__ = ["command"]
 
@@ -106,7 +106,7 @@ def _run(python: str, request: dict[str, Any], timeout_s: float) -> dict[str, An
             except ProcessDied as death:
                 text = process.new_errors()
                 if current < 0 or not plan:
-                    raise Undecided(_why_not_started(python, str(death), text)) from None
+                    raise Undecided(why_it_ended(python, death, text)) from None
                 reason = _first_error(text)
                 rows[current] = [_dead_row(request["arch"], plan["variants"][current], f"the compiler {death}", reason)]
                 first = current + 1
@@ -122,14 +122,6 @@ def _run(python: str, request: dict[str, Any], timeout_s: float) -> dict[str, An
         "kernels": [row for number in sorted(rows) for row in rows[number]],
         "notes": notes,
     }
-
-
-def _why_not_started(python: str, death: str, text: str) -> str:
-    missing = re.search(r"ModuleNotFoundError: No module named '(torch|triton)", text)
-    if missing:
-        return f"{python} has no {missing[1]}; name a Python that has torch and Triton with --python"
-    last = [line for line in text.splitlines() if line.strip()][-1:]
-    return f"{python} {death}" + (f": {last[0].strip()}" if last else "")
 
 
 def _first_error(text: str) -> str | None:

@@ -11,7 +11,7 @@ import click
 
 from fa_doctor.commands.options import seconds
 from fa_doctor.errors import EXIT_FAILED, Undecided, UsageProblem
-from fa_doctor.kernel_process import KernelProcess, ProcessDied, target_python
+from fa_doctor.kernel_process import KernelProcess, ProcessDied, target_python, why_it_ended
 
 __all__ = ["command"]
 
@@ -101,8 +101,7 @@ def _run(python: str, shapes: list[dict[str, Any]], timeout_s: float, quiet: boo
                     if not quiet:
                         _say_progress(current, len(shapes), message)
         except ProcessDied as death:
-            last = [line for line in process.new_errors().splitlines() if line.strip()][-1:]
-            why = f"{python} {death}" + (f": {last[0].strip()}" if last else "")
+            why = why_it_ended(python, death, process.new_errors())
             if not plan:
                 raise Undecided(why) from None
             for row in rows[current:]:
