@@ -29,6 +29,8 @@ WRAPPED = " " * 8
 WRAPPED_LINE = b"\n        "
 SMALL_BLOCK = 1 << 18
 LONGEST_ANSWER = 16  # bytes: "False", "0", "None"
+ASCII_ONLY = bytes(byte if byte < 128 else 32 for byte in range(256))
+FIRST_UNPARTED = "\u3040"  # kana; Han and Hangul follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,14 @@ class PhraseIndex:
         self.by_word: dict[bytes, list[tuple[bytes, frozenset[bytes]]]] = {}
         # Phrases of digits alone ("404"): the words of a block say nothing of them.
         self.numbers: list[bytes] = []
+        # Phrases of a script that does not part its words by blanks: looked for in such words of a block alone.
+        self.unparted: list[bytes] = []
         for phrase in set(phrases):
             raw = phrase.lower().encode()
             words = words_of(raw)
-            if words:
+            if is_unparted(phrase):
+                self.unparted.append(raw)
+            elif words:
                 # The longest word is the rarest, mostly; the rest is asked only when it is there.
                 self.by_word.setdefault(max(words, key=len), []).append((raw, words))
             elif any(48 <= byte <= 57 for byte in raw):
@@ -71,6 +77,7 @@ class PhraseIndex:
         """An index of the same phrases that has seen nothing yet."""
         index = PhraseIndex(())
         index.by_word, index.numbers, index.keys = self.by_word, self.numbers, self.keys
+        index.unparted = self.unparted
         return index
 
     def hits(self) -> dict[str, list[Line]]:
@@ -84,6 +91,13 @@ class PhraseIndex:
             block = Block(system_messages().in_english(block.data), block.first_line)
             present = words_of(block.data)
         lines = _Lines(block)
+        foreign = b"\n".join(word for word in present if not word.isascii())
+        if foreign:
+            # Chinese and Japanese write English names without a blank beside their own words.
+            present |= words_of(foreign.translate(ASCII_ONLY))
+        for phrase in self.unparted if foreign else ():
+            if phrase in foreign:
+                self.look_for(phrase, lines)
         for word in self.keys & present:
             for phrase, words in self.by_word[word]:
                 if words <= present:
@@ -106,6 +120,11 @@ class PhraseIndex:
             wrapped = lines.wrapped_with(phrase)
             if wrapped:
                 known.append(wrapped)
+
+
+def is_unparted(phrase: str) -> bool:
+    """Whether the phrase has letters of a script whose words stand together without blanks (kana, Han)."""
+    return any(letter >= FIRST_UNPARTED for letter in phrase)
 
 
 def whole_words(lower: bytes, at: int, phrase: bytes) -> bool:
