@@ -86,6 +86,8 @@ def _check_kinds(options: dict[str, Any]) -> None:
         raise UsageProblem("--machine only plans: add --dry-run")
     if options["machine"] and options["archs"]:
         raise UsageProblem("--machine and --arch exclude each other")
+    if options["stack"] == "cpu" and options["archs"]:
+        raise UsageProblem(f"the stack cpu has nothing for a GPU: leave out --stack, or --arch {options['archs'][0]}")
     if options["offline"] and not (options["wheels"] or options["resume"] or options["rollback"]):
         raise UsageProblem("--offline needs --wheels DIR, a folder that `fa-doctor install --download DIR` filled")
 

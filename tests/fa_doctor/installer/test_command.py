@@ -134,6 +134,7 @@ def test_without_yes_and_without_a_terminal_nothing_is_done(
         ["--python", "/bin"],
         ["--python", "no-such-python"],
         ["--stack", "cpu", "--attention", "upstream"],
+        ["--stack", "cpu", "--arch", "gfx942"],
         ["--rollback", "--dry-run"],
         ["--resume", "--arch", "gfx942"],
         ["--wait", "nan"],
