@@ -37,6 +37,18 @@ MESSAGES = {
     "ImportError: cannot import name 'set_wrap_triton_enabled' from 'torch._library.triton'": "triton-version-mismatch",
     "/usr/bin/ld: /opt/rocm/lib/libMIOpen.so.1.0: undefined reference to `rocblas_gemm_ex3'": "rocm-library-conflict",
     "(RayWorkerWrapper pid=1234) RuntimeError: HIP error: invalid device ordinal": "visible-devices-misuse",
+    "PermissionError: [Errno 13] Permission denied: '/tmp/triton/0123456789abcdef0123456789abcdef.lock'": (
+        "triton-cache-unwritable"
+    ),
+    "Compilation is in progress. Please wait...": "slow-first-run",
+    "RuntimeError: DeviceGemm_Xdl_CShuffle<256, 128, 128, 32, 8, 8> does not support this problem": (
+        "unsupported-feature"
+    ),
+    "AssertionError: Decode Context Parallelism (DCP) requires attention implementations": "unsupported-feature",
+    "See https://pytorch.org/get-started/locally/ for up-to-date torch install instructions if no CUDA devices are "
+    "seen by torch.": "torch-not-rocm",
+    "HIP error: operation not permitted on an event last recorded in a capturing stream": "rccl-multi-gpu",
+    "PyTorch is not able to access CUDA": "torch-not-rocm",
 }
 
 
@@ -57,3 +69,16 @@ def test_a_long_line_is_shown_around_what_matched() -> None:
     assert shown.endswith("…")
     assert len(shown) == 120
     assert shortened("  short   text ", 120, 3) == "short text"
+
+
+def test_a_setting_that_is_only_mentioned_is_no_slow_start() -> None:
+    text = "AMD Radeon PRO W7900\nPlease describe MIOPEN_FIND_MODE and MIOPEN_USER_DB_PATH in the manual.\n"
+    assert explain_text(text).confident is None
+
+
+def test_wsl_is_seen_in_the_kernel_s_log() -> None:
+    found = explain_text(
+        "AMD Radeon RX 7800 XT\nmisc dxg: dxgkio_query_adapter_info: Ioctl failed: -22\nNo HIP GPUs are available\n"
+    )
+    assert found.confident
+    assert found.confident.cause == "wsl-specific"
