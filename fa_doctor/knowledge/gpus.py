@@ -11,15 +11,22 @@ from typing import Any
 from fa_doctor.knowledge.tables import load, sources_of
 
 __all__ = [
+    "EARLY_STEPPINGS",
     "Architecture",
     "Override",
     "architecture",
+    "architecture_from_codename",
     "architectures",
     "gfx_from_target_version",
     "normalize_gfx",
     "target_version_from_gfx",
     "version_key",
 ]
+
+
+# Engineering samples of MI300 have the device ids of the product but a target of their own, which LLVM has dropped.
+# Source: llvm/llvm-project#126763.
+EARLY_STEPPINGS = {"gfx942": ("gfx940", "gfx941")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,18 @@ class Architecture:
         if self.aotriton_experimental_since and version >= version_key(self.aotriton_experimental_since):
             return "experimental"
         return "none"
+
+
+def architecture_from_codename(name: str) -> Architecture | None:
+    """The architecture of a chip that is named as pci.ids does: "Renoir", "Navi 22 [Radeon RX 6700 XT]", "Vega 20 GL [...]".
+
+    None where no codename of the table begins the name, or where other words follow: "Vega 10 Graphics" is a Raven Ridge.
+    """
+    for known in architectures().values():
+        for codename in re.sub(r"\s*\(.*?\)", "", known.codename).split(", "):
+            if re.fullmatch(rf"{re.escape(codename)}[0-9]?(?: [A-Z][A-Z-]*)*(?:\s*[\[(/].*)?", name):
+                return known
+    return None
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ class AmdSmi:
     platform: str | None = None
     trouble: tuple[str, ...] = ()
     source: str = "amd-smi"
+    complete: bool = True  # the GPUs are numbered from 0 without a gap; else somebody asked for some of them (-g 2)
 
 
 def parse_amd_smi(text: str, source: str = "amd-smi") -> AmdSmi:
@@ -51,6 +52,8 @@ def parse_amd_smi(text: str, source: str = "amd-smi") -> AmdSmi:
         return _from_records(records, source) if records else _from_version_object(document)
     if re.search(r"^GPU:\s*[0-9]", text, re.MULTILINE):
         return _from_records(_text_records(text), source)
+    if "CURRENT_PARTITION:" in text:
+        return AmdSmi(gpus=tuple(_current_partitions(text, source)), complete=False)
     if re.match(r"\s*gpu,", text):
         return _from_records(rows_of_csv(text), source)
     return _from_table(text, source)
@@ -130,7 +133,8 @@ def _from_records(records: list[dict[str, str]], source: str) -> AmdSmi:
 
     return AmdSmi(
         gpus=tuple(_reading(record, number, source) for number, record in enumerate(records)),
-        driver_version=any_value("driver.version") or any_value("driver.driver_version"),
+        driver_version=_driver_version(any_value("driver.version") or any_value("driver.driver_version")),
+        complete=[record.get("gpu") for record in records] == [str(number) for number in range(len(records))],
     )
 
 
@@ -144,12 +148,13 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         text = first(*keys)
         return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else None
 
+    gpu = record.get("gpu", "?")[:10]
     address = normal_address(first("bus.bdf", "gpu_bdf"))
     gfx = first("asic.target_graphics_version")
     partition = first("partition.accelerator_partition", "partition.compute_partition")
     return Reading(
-        source=f"{source}, GPU {record.get('gpu', '?')[:10]}",
-        index=number,
+        source=f"{source}, GPU {gpu}",
+        index=int(gpu) if re.fullmatch(r"[0-9]{1,5}", gpu, re.ASCII) else number,
         gfx=normalize_gfx(gfx) if gfx else None,
         name=first("asic.market_name", "board.product_name"),
         vendor_id=hexadecimal(first("asic.vendor_id")),
@@ -157,15 +162,33 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         revision=hexadecimal(first("asic.rev_id")),
         pci=address,
         location=location_of_address(address) if address else None,
-        unique_id=plain_unique_id(first("asic.asic_serial")),
+        unique_id=plain_unique_id(first("asic.asic_serial")) or plain_unique_id(first("hip_uuid")),
         compute_units=decimal("asic.num_compute_units") or _units_of_last_cache(record),
-        vram_bytes=size_in_bytes(first("vram.size", "vram.vram_size_mb")),
+        vram_bytes=size_in_bytes(first("vram.size", "vram.vram_size_mb", "mem_usage.total_vram")),
+        gtt_bytes=size_in_bytes(first("mem_usage.total_gtt")),
         partition=partition.partition("/")[0] if partition else None,
         memory_partition=first("partition.memory_partition"),
         kfd_node=decimal("node_id"),
         kfd_id=decimal("kfd_id"),
-        vbios=first("vbios.part_number"),
+        render_minor=_number_after("renderD", first("render")),
+        card_index=_number_after("card", first("card")),
+        vbios=first("vbios.part_number", "ifwi.part_number"),  # the section's name since ROCm 7.1
     )
+
+
+def _driver_version(text: str | None) -> str | None:
+    """The version of the driver; for the kernel's own, the kernel's release.
+
+    For that one amd-smi prints the line of /proc/version with its blanks taken out ("Linuxversion6.8.0-60-generic(bu..."),
+    and its table cuts that ("Linuxver"): then nothing is known.
+    """
+    match = re.match(r"(?:Linuxversion)?([0-9][^\s(]*)", text or "")
+    return match[1] if match else None
+
+
+def _number_after(word: str, text: str | None) -> int | None:
+    match = re.fullmatch(rf"{word}([0-9]{{1,5}})", text or "", re.ASCII)
+    return int(match[1]) if match else None
 
 
 def _id_in_uuid(uuid: str | None) -> int | None:
@@ -187,6 +210,21 @@ def _units_of_last_cache(record: Mapping[str, str]) -> int | None:
     return None
 
 
+def _current_partitions(text: str, source: str) -> Iterator[Reading]:
+    """The first table of `amd-smi partition`: a row a GPU, "0  NPS1  SPX  0  0", up to the next blank line.
+
+    Releases before 7 leave the accelerator's columns as N/A.
+    """
+    table = text.partition("CURRENT_PARTITION:")[2].lstrip("\n").split("\n\n")[0]
+    for row in re.finditer(r"^\s*([0-9]{1,4})\s+(NPS[0-9]|N/A)\s+([A-Z]PX|N/A)\b", table, re.MULTILINE):
+        yield Reading(
+            source=f"{source}, GPU {row[1]}",
+            index=int(row[1]),
+            partition=lookup_text(row[3]),
+            memory_partition=lookup_text(row[2]),
+        )
+
+
 def _from_table(text: str, source: str) -> AmdSmi:
     """The boxed table: two rows a GPU, address and name in the first, partition and memory in the second."""
     gpus: list[Reading] = []
@@ -199,11 +237,11 @@ def _from_table(text: str, source: str) -> AmdSmi:
         detail = re.match(r"\|\s*([0-9]{1,4})\s+(\S+)\s+\S+\s+(\S+)\s*\|(.*)", line)
         if detail and pending:
             memory = re.search(r"[0-9]+/([0-9]{1,12}) MB", detail[4])
-            compute, _, memory_mode = detail[3].partition("/")
+            compute, _, memory_mode = (lookup_text(detail[3]) or "").partition("/")
             gpus.append(
                 Reading(
                     source=f"{source}, GPU {detail[1]}",
-                    index=int(detail[2]) if detail[2].isdecimal() and len(detail[2]) < 5 else len(gpus),
+                    index=int(detail[1]),
                     name=lookup_text(pending[1].lstrip(".")),  # a long name is cut at its front
                     pci=normal_address(pending[0]),
                     location=location_of_address(pending[0]),
@@ -224,8 +262,7 @@ def _from_table(text: str, source: str) -> AmdSmi:
     return AmdSmi(
         gpus=tuple(gpus),
         tool_version=version(r"AMD-SMI (\S+)") or version(r"AMDSMI Tool: (\S+)"),
-        # For the kernel's own driver the tool prints the line of /proc/version with its blanks taken out.
-        driver_version=version(r"amdgpu version: Linuxversion([0-9][^\s(]*)") or version(r"amdgpu version: (\S+)"),
+        driver_version=_driver_version(version(r"amdgpu version: (\S+)")),
         rocm_version=version(r"ROCm version: (\S+)"),
         platform=version(r"Platform: ([^|\n]*)"),
         trouble=tuple(trouble[:8]),

@@ -91,8 +91,9 @@ def _base(
     if tools.says_none:
         return (), tuple(Evidence(tool.name, tool.said) for tool in tools.tools if tool.said), True
     partial = [profile.gpus for profile in tools.profiles if profile.gpus]
+    partial += [answer.gpus for answer in tools.amd_smi if answer.gpus]
     if partial:
-        said = "describes one GPU and does not say how many there are"
+        said = "describes a GPU and does not say how many there are"
         return partial[0], (Evidence(partial[0][0].source, said),), False
     listed = [reading for reading in tools.lspci if can_compute(reading)]
     if kfd.present is None and listed:

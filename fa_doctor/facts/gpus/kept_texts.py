@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 
 from fa_doctor.facts.gpus.profiles import Profile
-from fa_doctor.facts.gpus.reading import AMD, Reading, location_of_address, lookup_text, normal_address
+from fa_doctor.facts.gpus.reading import (
+    AMD,
+    Reading,
+    address_of_location,
+    location_of_address,
+    lookup_text,
+    normal_address,
+)
 from fa_doctor.knowledge.gpus import normalize_gfx
 
-__all__ = ["parse_clinfo_text", "parse_dmesg", "parse_nvidia_smi"]
+__all__ = ["given_to_vfio", "parse_clinfo_text", "parse_dmesg", "parse_nvidia_smi"]
 
 NVIDIA = 0x10DE
 
@@ -17,18 +24,28 @@ def parse_clinfo_text(text: str, source: str = "clinfo") -> Profile:
     """clinfo as text, in the form of ROCm's own ("Name: gfx1100") and of the distributions' ("Device Name  gfx1100").
 
     Only AMD's OpenCL names a device by its gfx target; what other platforms say of the same device is passed over.
+    The same OpenCL of before ROCm names it by its chip ("Spectre"): a GPU that has no gfx target for ROCm.
     """
     found: list[Reading] = []
+    older: list[Reading] = []
     block: dict[str, str] = {}
 
     def close() -> None:
         name = block.get("name", "")
         match = re.fullmatch(r"gfx[0-9a-f]{3,5}(:\S*)?", name)
-        if not match:
+        amd = re.search(r"\b1002h?$", block.get("vendor", "")) and block.get("type", "").endswith("GPU")
+        if not match and not (amd and block.get("topology")):
             return
         place = re.search(r"B#([0-9]{1,3}), D#([0-9]{1,2}), F#([0-7])", block.get("topology", ""))
         location = int(place[1]) << 8 | int(place[2]) << 3 | int(place[3]) if place else None
         address = normal_address(block.get("topology"))
+        if not match:
+            chip = " ".join(part for part in (block.get("board"), f"({name})") if part)
+            address = address_of_location(location) if location is not None else address
+            older.append(
+                Reading(source=f"{source}, {name[:40]}", name=chip[:80], vendor_id=AMD, pci=address, before_rocm=True)
+            )
+            return
         found.append(
             Reading(
                 source=f"{source}, {name[:40]}",
@@ -42,7 +59,7 @@ def parse_clinfo_text(text: str, source: str = "clinfo") -> Profile:
 
     for line in text.splitlines():
         match = re.match(
-            r"\s*(Device Type|Device Name|Name|Board name|Device Board Name \(AMD\)|Device Topology(?: \(AMD\))?)\s*(?::|\s{2})\s*(.*\S)",
+            r"\s*(Device Type|Vendor ID|Device Name|Name|Board name|Device Board Name \(AMD\)|Device Topology(?: \(AMD\))?)\s*(?::|\s{2})\s*(.*\S)",
             line[:500],
         )
         if not match:
@@ -51,6 +68,10 @@ def parse_clinfo_text(text: str, source: str = "clinfo") -> Profile:
         if key in ("Device Type", "Device Name") and ("name" in block or key == "Device Name"):
             close()
             block = {}
+        if key == "Device Type":
+            block["type"] = value
+        elif key == "Vendor ID":
+            block["vendor"] = value
         if key in ("Device Name", "Name"):
             block["name"] = value
         elif key.startswith(("Board", "Device Board")):
@@ -58,7 +79,8 @@ def parse_clinfo_text(text: str, source: str = "clinfo") -> Profile:
         elif key.startswith("Device Topology"):
             block["topology"] = value
     close()
-    return Profile(gpus=tuple(found))
+    # Where the gfx targets are named, the other names are of the same devices on other platforms.
+    return Profile(gpus=tuple(found), others=() if found else tuple(older))
 
 
 def parse_dmesg(text: str, source: str = "dmesg") -> Profile:
@@ -89,6 +111,12 @@ def parse_dmesg(text: str, source: str = "dmesg") -> Profile:
     kernel = re.search(r"Linux version (\S{1,100})", text)
     module = re.search(r"\bamdgpu version: ([0-9]\S{0,60})", text)  # printed by AMD's package only
     return Profile(gpus=tuple(gpus), kernel=kernel[1] if kernel else None, driver_version=module[1] if module else None)
+
+
+def given_to_vfio(text: str) -> set[str]:
+    """The PCI functions of which a kernel log says that vfio-pci has them: they belong to a virtual machine."""
+    found = re.findall(r"\bvfio-pci ([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]): ", text)
+    return {address for text_ in found if (address := normal_address(text_))}
 
 
 def parse_nvidia_smi(text: str, source: str = "nvidia-smi") -> tuple[Reading, ...]:

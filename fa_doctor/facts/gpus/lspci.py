@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 
 from fa_doctor.facts.gpus.reading import AMD, Reading, hexadecimal, location_of_address, normal_address
 
@@ -44,7 +45,7 @@ def parse_lspci(text: str, source: str = "lspci") -> tuple[Reading, ...]:
             if reading is not None:
                 found.append(reading)
         elif open_slot and (driver := re.match(r"\s+Kernel driver in use: (\S+)", line)):
-            found[-1] = _replaced(found[-1], kernel_driver=driver[1])
+            found[-1] = replace(found[-1], kernel_driver=driver[1])
     return tuple(found)
 
 
@@ -57,12 +58,15 @@ def _from_line(slot: str, rest: str, source: str) -> Reading | None:
         return None
     revision = re.search(r"\(rev ([0-9a-f]{2})\)", device, re.IGNORECASE)
     ids = list(_IDS.finditer(device))
+    # Where the list of names is too old for the chip, lspci prints its id: "... [AMD/ATI] Device 15d8".
+    bare = None if ids else re.search(r"(?:\]|\.|Corporation) Device ([0-9a-f]{4})\b", device)
     name = re.sub(
         r"^Advanced Micro Devices, Inc\. (\[AMD(/ATI)?\] )?", "", _IDS.sub("", device.partition(" (rev ")[0]).strip()
     )
-    return _reading(
+    reading = _reading(
         slot, pci_class, device, name, ids[-1].groups() if ids else (), revision[1] if revision else None, source
     )
+    return replace(reading, device_id=int(bare[1], 16), name=None) if bare else reading
 
 
 def _from_quoted(slot: str, rest: str, source: str) -> Reading | None:
@@ -97,7 +101,7 @@ def _from_records(text: str, source: str) -> tuple[Reading, ...]:
         name = re.sub(r"\s*\[[0-9a-f]{4}\]$", "", values.get("Device", ""), flags=re.IGNORECASE)
         ids = pair if len(pair) == 2 and "[" in values.get("Device", "") else ()
         reading = _reading(values["Slot"], pci_class, values.get("Vendor", ""), name, ids, values.get("Rev"), source)
-        found.append(_replaced(reading, kernel_driver=values.get("Driver")))
+        found.append(replace(reading, kernel_driver=values.get("Driver")))
     return tuple(found)
 
 
@@ -126,9 +130,3 @@ def _reading(
         location=location_of_address(slot),
         pci_class=pci_class,
     )
-
-
-def _replaced(reading: Reading, *, kernel_driver: str | None) -> Reading:
-    import dataclasses
-
-    return dataclasses.replace(reading, kernel_driver=kernel_driver)

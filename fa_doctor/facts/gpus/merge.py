@@ -14,7 +14,7 @@ from typing import Any
 from fa_doctor.evidence import Evidence
 from fa_doctor.facts.gpus.model import Gpu
 from fa_doctor.facts.gpus.reading import Reading, address_of_location
-from fa_doctor.knowledge.gpus import architecture
+from fa_doctor.knowledge.gpus import EARLY_STEPPINGS, architecture, architecture_from_codename
 from fa_doctor.knowledge.products import (
     any_name,
     gfx_from_pci,
@@ -106,8 +106,15 @@ def merge_device(index: int, card: int, siblings: int, readings: Sequence[Readin
     best = _first_of_each(readings)
     gfx = best["gfx"] or (gfx_from_pci(best["device_id"]) if best["device_id"] is not None else None)
     named = product_from_name(best["name"]) if best["name"] and gfx is None else None
-    gfx = gfx or (named.gfx if named else None) or best["gfx_reported"]
+    reported = best["gfx_reported"]
+    if gfx is None and named is None and reported is None and best["name"]:
+        chip = architecture_from_codename(best["name"])
+        gfx = chip.gfx if chip else None
+    gfx = gfx or (named.gfx if named else None) or reported
+    if reported in EARLY_STEPPINGS.get(gfx or "", ()):
+        gfx = reported  # no override: the device id is the same, the silicon an earlier one
     known = architecture(gfx) if gfx else None
+    simds = best["simd_per_cu"] * best["compute_units"] if best["simd_per_cu"] and best["compute_units"] else None
     integrated = best["integrated"]
     if integrated is None and gfx is not None:
         integrated = named.integrated if named else is_integrated(gfx, best["device_id"])
@@ -141,7 +148,7 @@ def merge_device(index: int, card: int, siblings: int, readings: Sequence[Readin
         card=card,
         card_index=best["card_index"],
         pool_bytes=pool,
-        simd_count=best["simd_count"],
+        simd_count=best["simd_count"] or simds,
         xcc_count=best["xcc_count"],
         hive_id=best["hive_id"],
         isas=best["isas"] or (),

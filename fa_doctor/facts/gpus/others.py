@@ -76,7 +76,7 @@ def _describe(reading: Reading, driver: str | None = None) -> OtherGpu:
 
 def _why_unusable(reading: Reading, driver: str | None) -> str:
     legacy = legacy_from_pci(reading.device_id) if reading.device_id is not None else None
-    if legacy is not None or driver == "radeon":  # that driver knows no chip of after 2014
+    if legacy is not None or driver == "radeon" or reading.before_rocm:  # that driver knows no chip of after 2014
         chip = "an AMD GPU"
         if legacy is not None:
             chip = f"{legacy.codename} ({', '.join(part for part in (legacy.generation, legacy.gfx) if part)})"

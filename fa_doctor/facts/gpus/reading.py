@@ -66,6 +66,7 @@ class Reading:
     kernel_driver: str | None = None
     pci_class: int | None = None
     vbios: str | None = None
+    before_rocm: bool | None = None  # the source names the chip as only software of before ROCm does
 
 
 def lookup_text(text: str | None) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from textwrap import dedent
 
-from fa_doctor.facts.gpus.amd_smi import parse_amd_smi
-from fa_doctor.facts.gpus.kept_texts import parse_clinfo_text, parse_dmesg, parse_nvidia_smi
+from fa_doctor.facts.gpus.amd_smi import AmdSmi, parse_amd_smi
+from fa_doctor.facts.gpus.kept_texts import given_to_vfio, parse_clinfo_text, parse_dmesg, parse_nvidia_smi
 from fa_doctor.facts.gpus.lspci import parse_lspci
 from fa_doctor.facts.gpus.profiles import Profile, parse_clinfo, parse_lstopo, parse_sysinfo, parse_system_info
 from fa_doctor.facts.gpus.reading import Reading
@@ -15,6 +16,7 @@ from fa_doctor.facts.gpus.rocminfo import parse_agent_enumerator, parse_rocminfo
 from fa_doctor.facts.gpus.system_reports import (
     parse_collect_env,
     parse_hipconfig,
+    parse_inxi,
     parse_modinfo,
     parse_os_release_text,
     parse_uname,
@@ -27,6 +29,7 @@ __all__ = ["read_recorded"]
 
 def read_recorded(host: Host, found: ToolReadings) -> None:
     """Whatever lies among the outputs. Names with "-other" hold the output of another machine of the same kind."""
+    vfio: set[str] = set()
     output = host.run(["rocminfo"])
     if output.problem is not Problem.UNRECORDED:
         take_rocminfo(output, found)
@@ -39,6 +42,9 @@ def read_recorded(host: Host, found: ToolReadings) -> None:
         text = host.recorded(name).text
         if text is None:
             continue
+        text = dedent(text)  # what was cut out of a document is often indented as a whole
+        if name.startswith("dmesg"):
+            vfio |= given_to_vfio(text)
         if name.startswith("rocminfo"):
             if not found.rocminfo.listed and not found.rocminfo.trouble:
                 found.rocminfo = parse_rocminfo(text, name)
@@ -58,6 +64,26 @@ def read_recorded(host: Host, found: ToolReadings) -> None:
             if replace(profile, complete=True) != Profile():
                 found.profiles.append(replace(profile, source=name))
                 found.bus_listing = found.bus_listing or (name if profile.complete and profile.others else None)
+
+    found.amd_smi = _by_number(found.amd_smi)
+    found.lspci = tuple(
+        replace(reading, kernel_driver="vfio-pci") if reading.pci in vfio and not reading.kernel_driver else reading
+        for reading in found.lspci
+    )
+
+
+def _by_number(answers: list[AmdSmi]) -> list[AmdSmi]:
+    """All that amd-smi's commands said of each GPU as one: they number the GPUs alike (`list`, `static`, `partition`)."""
+    gpus: dict[int | None, Reading] = {}
+    for reading in (reading for answer in answers for reading in answer.gpus):
+        first = gpus.setdefault(reading.index, reading)
+        if first is not reading:
+            gaps = {name: getattr(reading, name) for name in _FIELDS if getattr(first, name) is None}
+            gpus[reading.index] = replace(first, **gaps, source=f"{first.source}; {reading.source}")
+    if not gpus:
+        return answers
+    whole = AmdSmi(gpus=tuple(gpus.values()), complete=any(answer.complete and answer.gpus for answer in answers))
+    return [whole, *(replace(answer, gpus=()) for answer in answers)]
 
 
 def _joined(known: tuple[Reading, ...], more: tuple[Reading, ...]) -> tuple[Reading, ...]:
@@ -79,6 +105,7 @@ _PROFILES: dict[str, Callable[[str, str], Profile]] = {
     "system_info": parse_system_info,
     "collect": parse_collect_env,
     "uname": parse_uname,
+    "inxi": parse_inxi,
     "proc-version": parse_uname,
     "os-release": parse_os_release_text,
     "lsb": parse_os_release_text,

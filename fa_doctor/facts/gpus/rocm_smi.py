@@ -88,7 +88,9 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         return int(text) if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) else None
 
     address = normal_address(first("PCI Bus"))
-    model = first("Card Model", "Card model")
+    # "Card model" was the id of the board until ROCm 6.0; where it knew no name, the series was the id of the device.
+    names = (first("Card Model"), first("Card series"))
+    model = next((text for text in names if text and text.startswith("0x") and text != "0x1002"), None)
     gfx = first("GFX Version")
     return Reading(
         source=f"{source}, GPU[{number}]",
@@ -96,7 +98,7 @@ def _reading(record: Mapping[str, str], number: int, source: str) -> Reading:
         gfx=normalize_gfx(gfx) if gfx else None,
         name=first("Device Name", "Card Series", "Card series"),
         # "GPU ID" was the name of the PCI device id before ROCm 6.
-        device_id=hexadecimal(first("Device ID", "GPU ID") or (model if model and model.startswith("0x") else None)),
+        device_id=hexadecimal(first("Device ID", "GPU ID") or model),
         revision=hexadecimal(first("Device Rev")),
         pci=address,
         location=location_of_address(address) if address else None,

@@ -10,7 +10,14 @@ import re
 from fa_doctor.facts.gpus.profiles import Profile
 from fa_doctor.facts.gpus.reading import Reading, lookup_text
 
-__all__ = ["parse_collect_env", "parse_hipconfig", "parse_modinfo", "parse_os_release_text", "parse_uname"]
+__all__ = [
+    "parse_collect_env",
+    "parse_hipconfig",
+    "parse_inxi",
+    "parse_modinfo",
+    "parse_os_release_text",
+    "parse_uname",
+]
 
 _NVIDIA = 0x10DE
 _KERNEL = r"[0-9]{1,2}\.[0-9]{1,3}[^\s,]{0,80}"
@@ -63,6 +70,19 @@ def parse_os_release_text(text: str, source: str = "os-release") -> Profile:
     )
     kernel = re.search(rf"^[ \t]*Kernel:[ \t]*(?:Linux )?({_KERNEL})", text, re.MULTILINE)
     return Profile(distribution=match[1] if match else None, kernel=kernel[1] if kernel else None, complete=False)
+
+
+def parse_inxi(text: str, source: str = "inxi") -> Profile:
+    """`inxi -F`, whose lines hold several values: "System: Host: box Kernel: 6.8.0-60-generic x86_64 Distro: ..."."""
+    kernel = re.search(rf"\bKernel: ({_KERNEL})", text)
+    distribution = re.search(r"\bDistro: (\S.{0,80}?)(?=\s+(?:base|Desktop|Machine|Console):|\s{2}|\n|$)", text)
+    model = re.search(r"\bmodel: (.{1,80}?) bits:", text)
+    return Profile(
+        kernel=kernel[1] if kernel else None,
+        distribution=distribution[1] if distribution else None,
+        processor=model[1] if model else None,
+        complete=False,
+    )
 
 
 def parse_hipconfig(text: str, source: str = "hipconfig") -> Profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class ToolReadings:
     def device_lists(self) -> list[tuple[Reading, ...]]:
         """The lists of compute devices, best first; the enumerator's says only gfx targets."""
         lists = [self.rocminfo.gpus]
-        lists += [answer.gpus for answer in self.amd_smi]
+        lists += [answer.gpus for answer in self.amd_smi if answer.complete]
         lists += [answer.gpus for answer in self.rocm_smi]
         lists += [profile.gpus for profile in self.profiles if profile.complete]
         lists.append(self.enumerator)
@@ -62,22 +63,26 @@ class ToolReadings:
 
         releases = [(a.rocm_version, a.source) for a in smi] + [(p.rocm_version, p.source) for p in profiles]
         rocm, rocm_source = next((named for named in releases if named[0]), (None, None))
+        drivers = [
+            self.rocminfo.module_version,
+            *(a.driver_version for a in smi),
+            *(a.driver_version for a in self.rocm_smi),
+            *(p.driver_version for p in profiles),
+        ]
+        # For the kernel's own driver the tools print the kernel's release: "6.8.0-60-generic". Cut ones have no letters.
+        releases_of_kernel = [said for said in drivers if said and re.match(r"[0-9]+\.[0-9]+\.[0-9]+-.*[a-z]", said)]
+        named_in = first(*(p.source for p in profiles if p.kernel or p.distribution))
         return ToolVersions(
             rocm=rocm,
             rocm_source=rocm_source,
-            driver=first(
-                self.rocminfo.module_version,
-                *(a.driver_version for a in smi),
-                *(a.driver_version for a in self.rocm_smi),
-                *(p.driver_version for p in profiles),
-            ),
+            driver=first(*drivers),
             hsa_runtime=first(self.rocminfo.runtime_version, *(p.runtime_version for p in profiles)),
             hip=first(*(p.hip_version for p in profiles)),
             amd_smi=first(*(a.tool_version for a in smi)),
             platform=first(*(a.platform for a in smi)),
-            kernel=first(*(p.kernel for p in profiles)),
+            kernel=first(*(p.kernel for p in profiles), *releases_of_kernel),
             distribution=first(*(p.distribution for p in profiles)),
-            system_source=first(*(p.source for p in profiles if p.kernel or p.distribution)),
+            system_source=named_in or ("amd-smi or rocm-smi" if releases_of_kernel else None),
             processor=first(*(p.processor for p in profiles)),
             wsl=self.rocminfo.wsl or None,
             module_loaded=self.rocminfo.module_loaded,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kept_machines import kept
 
 from fa_doctor.diagnosis.check import all_checks
 from fa_doctor.diagnosis.engine import run_checks
@@ -15,18 +16,6 @@ from fa_doctor.facts.gpus.reading import AMD, Reading
 from fa_doctor.facts.machine import Machine
 from fa_doctor.host import RecordedHost
 from fa_doctor.level import Level
-
-
-def kept(folder: Path, outputs: dict[str, str] | None = None, files: dict[str, str] | None = None) -> Machine:
-    """The facts of a machine of which only these outputs and files were recorded."""
-    for below, contents in (("outputs", outputs or {}), ("sysroot", files or {})):
-        for name, text in contents.items():
-            path = folder / below / name.lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    machine = gather(RecordedHost(folder), level=Level.QUICK)
-    assert machine.faults == ()
-    return machine
 
 
 def failures(machine: Machine) -> list[Finding]:
