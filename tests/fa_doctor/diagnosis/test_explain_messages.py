@@ -49,6 +49,16 @@ MESSAGES = {
     "seen by torch.": "torch-not-rocm",
     "HIP error: operation not permitted on an event last recorded in a capturing stream": "rccl-multi-gpu",
     "PyTorch is not able to access CUDA": "torch-not-rocm",
+    "c10/util/StringUtil.h(68): catastrophic error: out of memory": "build-out-of-memory",
+    "ImportError: site-packages/aiter/jit/module_rmsnorm.so: undefined symbol: _ZN7ck_tile6kentryILi1E": (
+        "aiter-missing-or-broken"
+    ),
+    "build/amd/amdgpu/amdgpu_drv.c:2416:25: error: implicit declaration of function": "driver-missing",
+    "modprobe: ERROR: could not insert 'amdkfd': Exec format error": "driver-missing",
+    "Requested CUDA version:          6.3": "companion-package-cuda-built",
+    "MIOpen(HIP): Warning [BuildHip] CompileSource:39:10: fatal error: 'limits' file not found": "host-compiler-missing",
+    "fatal error: 'fmha_bwd.hpp' file not found": "build-hip-compile-error",
+    "Permission needed to access required GPU device node(s):": "device-permission",
 }
 
 
@@ -57,6 +67,30 @@ def test_a_message_of_the_software_proves_its_cause(message: str) -> None:
     found = explain_text(f"AMD Instinct MI300X\n{message}\n")
     assert found.confident, [(each.cause, round(each.confidence, 2)) for each in found.candidates]
     assert found.confident.cause == MESSAGES[message]
+
+
+def test_rocblas_that_sees_no_device_is_not_taken_for_an_unsupported_gpu() -> None:
+    found = explain_text("rocBLAS error: Could not initialize Tensile host: No devices found\n")
+    assert "no-hip-gpus" in found.symptoms
+    assert "gpu-arch-unsupported" not in {each.cause for each in found.candidates}
+
+
+def test_a_command_that_was_typed_is_no_sign_that_the_package_is_missing() -> None:
+    found = explain_text("$ pip install flash-attn --no-build-isolation\n")
+    assert not {"flash-attn-missing", "build-needs-torch"} & {each.cause for each in found.candidates}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Loading checkpoint shards:  66%\nKilled\n",
+        "WARNING: No libcudart.so found! Install CUDA or the cudatoolkit package (anaconda)!\n",
+        "Requested CUDA version:          12.1\nDetected PyTorch CUDA version:   12.1\n",
+        "torch.compile of this model goes OOM while the graph is compiled\n",
+    ],
+)
+def test_words_that_other_machines_print_too_are_not_enough(text: str) -> None:
+    assert explain_text(text).confident is None
 
 
 def test_a_long_line_is_shown_around_what_matched() -> None:
