@@ -59,6 +59,8 @@ MESSAGES = {
     "MIOpen(HIP): Warning [BuildHip] CompileSource:39:10: fatal error: 'limits' file not found": "host-compiler-missing",
     "fatal error: 'fmha_bwd.hpp' file not found": "build-hip-compile-error",
     "Permission needed to access required GPU device node(s):": "device-permission",
+    "Unable to open /dev/kfd read-write: Cannot allocate memory\nuser is member of render group": "driver-missing",
+    "build.sh: line 204: 119059 Killed                  $LINK -o $2.linked.bc": "build-out-of-memory",
 }
 
 
