@@ -93,9 +93,16 @@ def parse_dmesg(text: str, source: str = "dmesg") -> Profile:
         text,
     ):
         seen.setdefault(int(match[2], 16), []).append((match[1], int(match[3], 16)))
+    # amdgpu counts the compute units of a device right after the compute driver has added it.
+    counted = [
+        re.search(r"amdgpu (\S+): (?:amdgpu: )?SE [^\n]{1,40}, active_cu_number ([0-9]{1,4})\b", part)
+        for part in re.split(r"kfd: (?:amdgpu: )?added device 1002:", text)[1:]
+    ]
     gpus = []
     for number, device in enumerate(added):
         address, revision = seen[device].pop(0) if seen.get(device) else (None, None)
+        units = counted[number] if number < len(counted) else None
+        address = address or (units[1] if units else None)
         gpus.append(
             Reading(
                 source=f"{source}, added device 1002:{device:04x}",
@@ -105,6 +112,7 @@ def parse_dmesg(text: str, source: str = "dmesg") -> Profile:
                 revision=revision,
                 pci=normal_address(address),
                 location=location_of_address(address or ""),
+                compute_units=int(units[2]) if units else None,
                 kernel_driver="amdgpu",
             )
         )

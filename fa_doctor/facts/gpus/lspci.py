@@ -17,7 +17,12 @@ _CLASSES = {
     "display controller": 0x038000,
     "processing accelerators": 0x120000,
 }
-_SLOT = re.compile(r"((?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (.*)", re.IGNORECASE)
+_ACCELERATORS = 0x12
+# With -P or -PP the bridges on the way stand before the slot, and the domain before them.
+_SLOT = re.compile(
+    r"(?:([0-9a-f]{4,8}:)?(?:[0-9a-f]{2}:)?[0-9a-f]{2}\.[0-7]/(?:\S+/)?)?((?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (.*)",
+    re.IGNORECASE,
+)
 _IDS = re.compile(r"\[([0-9a-f]{4}):([0-9a-f]{4})\]", re.IGNORECASE)
 _VENDORS = {
     "advanced micro devices": AMD,
@@ -40,7 +45,8 @@ def parse_lspci(text: str, source: str = "lspci") -> tuple[Reading, ...]:
     for line in text.splitlines():
         match = _SLOT.match(line)
         if match:
-            reading = _from_line(match[1], match[2], source)
+            slot = match[2] if match[2].count(":") == 2 else (match[1] or "") + match[2]
+            reading = _from_line(slot, match[3], source)
             open_slot = reading is not None
             if reading is not None:
                 found.append(reading)
@@ -56,6 +62,8 @@ def _from_line(slot: str, rest: str, source: str) -> Reading | None:
     pci_class = _class_of(kind)
     if not colon or pci_class is None:
         return None
+    if pci_class >> 16 == _ACCELERATORS and re.search(r"\[AMD\](?! nee ATI)|\[1022:", device):
+        return None  # an NPU: AMD's processors have another vendor id than its graphics
     revision = re.search(r"\(rev ([0-9a-f]{2})\)", device, re.IGNORECASE)
     ids = list(_IDS.finditer(device))
     # Where the list of names is too old for the chip, lspci prints its id: "... [AMD/ATI] Device 15d8".

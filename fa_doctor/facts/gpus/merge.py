@@ -90,15 +90,14 @@ def _compatible(one: Reading, other: Reading) -> bool:
 
 def card_keys(devices: Sequence[Reading]) -> list[CardKey]:
     """For each device a key that is the same for the partitions of one card: unique id, and PCI slot without function."""
-    return [
-        (
-            device.unique_id,
-            _card_location(device)
-            or (str(device.location >> 3) if device.location is not None else None)
-            or (None if device.unique_id else f"index {number}"),
-        )
-        for number, device in enumerate(devices)
-    ]
+    keys: list[CardKey] = []
+    for number, device in enumerate(devices):
+        place = _card_location(device) or (str(device.location >> 3) if device.location is not None else None)
+        if keys and place is None and device.unique_id is None and device.partition_id:
+            keys.append(keys[-1])  # a further partition of the card before it
+        else:
+            keys.append((device.unique_id, place or (None if device.unique_id else f"index {number}")))
+    return keys
 
 
 def merge_device(index: int, card: int, siblings: int, readings: Sequence[Reading]) -> Gpu:

@@ -56,6 +56,7 @@ class Reading:
     gtt_bytes: int | None = None
     pool_bytes: int | None = None
     partition: str | None = None
+    partition_id: int | None = None  # from 0 on each card
     memory_partition: str | None = None
     integrated: bool | None = None
     render_minor: int | None = None

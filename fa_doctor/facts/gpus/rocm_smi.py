@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fa_doctor.facts.gpus.reading import (
@@ -19,10 +19,12 @@ from fa_doctor.facts.gpus.reading import (
 )
 from fa_doctor.facts.gpus.rocminfo import without_ansi
 from fa_doctor.knowledge.gpus import normalize_gfx
+from fa_doctor.knowledge.products import product_from_name
 
 __all__ = ["RocmSmi", "parse_rocm_smi"]
 
 _PARTITION = r"[A-Z]{2}X|N/A"
+_TROUBLE = re.compile(r"\bERROR\b|not initialized|No AMD GPUs specified")
 _COMPUTE_MODES = ("SPX", "DPX", "TPX", "QPX", "CPX")
 
 
@@ -47,7 +49,7 @@ def parse_rocm_smi(text: str, source: str = "rocm-smi") -> RocmSmi:
         records.setdefault(int(match[1]), {}).setdefault(match[2].strip(), match[3].strip())
     gpus = _from_records(records, source) if records else _from_table(text, source)
     version = re.search(r"^Driver version:\s*(\S+)", text, re.MULTILINE)
-    trouble = [line.strip()[:300] for line in text.splitlines() if re.search(r"\bERROR\b|not initialized", line)]
+    trouble = [line.strip()[:300] for line in text.splitlines() if _TROUBLE.search(line)]
     return RocmSmi(gpus, lookup_text(version[1]) if version else None, tuple(trouble[:8]))
 
 
@@ -119,7 +121,7 @@ def _from_table(text: str, source: str) -> tuple[Reading, ...]:
     rows = [
         re.compile(r"(?P<index>[0-9]{1,4})\s+\[(?P<device>0x[0-9a-fA-F]{1,4}) : (?P<revision>0x[0-9a-fA-F]{1,2})\]"),
         re.compile(
-            r"(?P<index>[0-9]{1,4})\s+(?P<node>[0-9]{1,5})\s+(?P<device>0x[0-9a-fA-F]{1,4}),\s+(?P<guid>[0-9]{1,10})"
+            r"(?P<index>[0-9]{1,4})\s+(?P<node>[0-9]{1,5})\s+(?P<device>0x[0-9a-fA-F]{1,4}|N/A),\s+(?P<guid>[0-9]{1,10})"
         ),
         # Before ROCm 6 the rows named no ids: number, temperature, power.
         re.compile(r"(?P<index>[0-9]{1,4})\s+(?:[0-9.]+c|N/A)\s+(?:[0-9.]+W|N/A)\s"),
@@ -130,19 +132,34 @@ def _from_table(text: str, source: str) -> tuple[Reading, ...]:
         if not match:
             continue
         found = match.groupdict()
-        modes = re.search(rf"\b(NPS[0-9]|N/A),\s*({_PARTITION})", line)
+        modes = re.search(rf"\b(NPS[0-9]|N/A),\s*({_PARTITION})(?:,\s*([0-9]{{1,3}}))?", line)
         below = lines[place + 1].strip() if place + 1 < len(lines) and rows[0].match(line) else ""
-        gpus.append(
-            Reading(
-                source=f"{source}, Device {found['index']}",
-                index=int(found["index"]),
-                name=below if below and not below.startswith("=") and len(below) < 80 else None,
-                device_id=hexadecimal(found.get("device")),
-                revision=hexadecimal(found.get("revision")),
-                partition=modes[2] if modes and modes[2] in _COMPUTE_MODES else None,
-                memory_partition=lookup_text(modes[1]) if modes else None,
-                kfd_node=int(found["node"]) if found.get("node") else None,
-                kfd_id=int(found["guid"]) if found.get("guid") else None,
-            )
+        reading = Reading(
+            source=f"{source}, Device {found['index']}",
+            index=int(found["index"]),
+            name=below if below and not below.startswith("=") and len(below) < 80 else None,
+            device_id=_of_model(found["device"], below) if rows[0].match(line) else hexadecimal(found.get("device")),
+            revision=hexadecimal(found.get("revision")),
+            partition_id=int(modes[3]) if modes and modes[3] else None,
+            partition=modes[2] if modes and modes[2] in _COMPUTE_MODES else None,
+            memory_partition=lookup_text(modes[1]) if modes else None,
+            kfd_node=int(found["node"]) if found.get("node") else None,
+            kfd_id=int(found["guid"]) if found.get("guid") else None,
         )
+        if reading.partition_id and reading.device_id is None and gpus:
+            # Of the partitions of a card only the first row says what the card is.
+            shared = {name: getattr(gpus[-1], name) for name in ("device_id", "partition", "memory_partition")}
+            reading = replace(reading, **shared)
+        gpus.append(reading)
     return tuple(gpus)
+
+
+def _of_model(model: str, name: str) -> int | None:
+    """The device id of a row `[model : revision]`, where the model is the board's id, which on OAM cards is the same.
+
+    Below stands the name of the card, or the device id where the tool knew no name.
+    """
+    if name.startswith("0x"):
+        return hexadecimal(name)
+    product = product_from_name(name)
+    return hexadecimal(model) if product is None or model.lower() in product.pci else None

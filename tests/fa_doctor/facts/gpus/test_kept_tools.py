@@ -152,3 +152,76 @@ def test_inxi_names_the_system(tmp_path: Path) -> None:
     machine = kept(tmp_path, {"inxi-Fxz.txt": text})
     assert (machine.system.kernel, machine.system.pretty_name) == ("6.11.5-1-default", "openSUSE Tumbleweed 20241101")
     assert machine.gpus.versions.processor == "AMD Ryzen 7 5800X"
+
+
+ROCM_SMI_HEAD = """\
+Device  Node  IDs              Temp        Power     Partitions          SCLK    MCLK    Fan  Perf  PwrCap  VRAM%  GPU%
+              (DID,     GUID)  (Junction)  (Socket)  (Mem, Compute, ID)
+"""
+
+
+def test_further_partitions_of_a_card_have_no_id_of_their_own_in_rocm_smi(tmp_path: Path) -> None:
+    text = ROCM_SMI_HEAD + (
+        "0       4     0x74a5,   1001   47.0°C      154.0W    NPS1, DPX, 0        133Mhz  900Mhz  0%   auto  750.0W  0%  0%\n"
+        "1       5     N/A,      1002   N/A         N/A       N/A, N/A, 1         N/A     N/A     0%   n/a   N/A     2%  N/A\n"
+        "2       6     0x74a5,   1003   47.0°C      154.0W    NPS1, DPX, 0        133Mhz  900Mhz  0%   auto  750.0W  0%  0%\n"
+        "3       7     N/A,      1004   N/A         N/A       N/A, N/A, 1         N/A     N/A     0%   n/a   N/A     2%  N/A\n"
+    )
+    gpus = kept(tmp_path, {"rocm-smi.txt": text}).gpus
+    assert [(gpu.gfx, gpu.partition, gpu.card, gpu.kfd_node) for gpu in gpus.known] == [
+        ("gfx942", "DPX", 0, 4),
+        ("gfx942", "DPX", 0, 5),
+        ("gfx942", "DPX", 1, 6),
+        ("gfx942", "DPX", 1, 7),
+    ]
+    assert gpus.cards == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "below", "device_id", "gfx"),
+    [
+        ("0x6601", "0x73df", 0x73DF, "gfx1031"),  # the board's id, and the device's for want of a name
+        ("0x6601", "AMD Radeon RX 7800 XT", None, "gfx1101"),
+        ("0x74a1", "AMD Instinct MI300X", 0x74A1, "gfx942"),
+    ],
+)
+def test_the_model_of_a_row_is_the_boards(
+    model: str, below: str, device_id: int | None, gfx: str, tmp_path: Path
+) -> None:
+    text = f"0       [{model} : 0xc8]       46.0°C  72.0W  N/A, N/A        21Mhz  0%\n        {below}      \n=====\n"
+    (gpu,) = kept(tmp_path, {"rocm-smi.txt": text}).gpus.known
+    assert (gpu.device_id, gpu.gfx) == (device_id, gfx)
+
+
+def test_rocm_smi_that_sees_nothing(tmp_path: Path) -> None:
+    outputs = {
+        "rocm-smi.txt": "WARNING: No AMD GPUs specified\nGPU  Temp  AvgPwr\n",
+        "lspci.txt": "0b:00.0 VGA compatible controller: Advanced Micro Devices, Inc. [AMD/ATI] Ellesmere [Radeon RX 580]\n",
+    }
+    gpus = kept(tmp_path, outputs).gpus
+    assert (gpus.devices, gpus.cards) == ((), 1)
+
+
+def test_an_npu_is_no_gpu_and_bridges_are_no_slots(tmp_path: Path) -> None:
+    text = (
+        "04:00.1 Processing accelerators: Advanced Micro Devices, Inc. [AMD] XDNA\n"
+        "04:00.2 Processing accelerators [1200]: Advanced Micro Devices, Inc. [AMD] Device [1022:17f0]\n"
+        "0002:00:01.1/01:00.0/02:00.0 Processing accelerators: Advanced Micro Devices, Inc. [AMD/ATI] Device 74a1\n"
+        "20:01.1/21:00.0 Processing accelerators: Advanced Micro Devices, Inc. [AMD/ATI] Device 74a1\n"
+        "20:01.1/00.0/31:00.0 Processing accelerators: Advanced Micro Devices, Inc. [AMD/ATI] Device 74a1\n"
+    )
+    gpus = kept(tmp_path, {"lspci-PP.txt": text}).gpus
+    assert [gpu.pci for gpu in gpus.known] == ["0002:02:00.0", "0000:21:00.0", "0000:31:00.0"]
+    assert gpus.gfx_targets == ("gfx942",)
+    assert gpus.others == ()
+
+
+def test_a_kernel_log_places_and_counts_after_it_adds(tmp_path: Path) -> None:
+    text = (
+        "[    4.1] kfd kfd: amdgpu: added device 1002:744c\n"
+        "[    4.1] amdgpu 0000:0c:00.0: amdgpu: SE 6, SH per SE 2, CU per SH 8, active_cu_number 96\n"
+        "[    4.2] kfd kfd: amdgpu: added device 1002:164e\n"
+        "[    4.3] amdgpu 0000:1b:00.0: amdgpu: SE 1, SH per SE 1, CU per SH 2, active_cu_number 2\n"
+    )
+    found = kept(tmp_path, {"dmesg.txt": text}).gpus.known
+    assert [(gpu.pci, gpu.compute_units) for gpu in found] == [("0000:0c:00.0", 96), ("0000:1b:00.0", 2)]
