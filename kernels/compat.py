@@ -106,10 +106,9 @@ _HOOKS: Any = triton.knobs.runtime if TRITON_VERSION >= (3, 4) else triton.compi
 
 def launches_are_watched() -> bool:
     """Whether a profiler has hooked itself before or behind Triton's launches."""
-    hooks = _HOOKS
-    if TRITON_VERSION < (3, 5):
-        return hooks.launch_enter_hook is not None or hooks.launch_exit_hook is not None
-    return bool(hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls)  # chains of functions
+    before, behind = _HOOKS.launch_enter_hook, _HOOKS.launch_exit_hook
+    # A function or None; from Triton 3.5 on a chain of functions, unless somebody has put a function in its place.
+    return bool(getattr(before, "calls", before) or getattr(behind, "calls", behind))
 
 
 def tile_descriptors(target: str, block: int, block_d: int, *tensors: torch.Tensor) -> list[Any]:
