@@ -271,14 +271,14 @@ def _let_in(machine: Machine, closed: list[DeviceNode]) -> tuple[str, tuple[Fix,
     if ownerless:
         rules = (
             'printf \'%s\\n\' \'SUBSYSTEM=="kfd", KERNEL=="kfd", GROUP="render", MODE="0660"\' '
-            '\'SUBSYSTEM=="drm", KERNEL=="renderD*", GROUP="render", MODE="0660"\' > /etc/udev/rules.d/70-amdgpu.rules'
+            '\'SUBSYSTEM=="drm", KERNEL=="renderD*", GROUP="render", MODE="0660"\' > /etc/udev/rules.d/70-kfd-render.rules'
         )
         script = f"sh -c {_quoted(rules)}"
         rule = run_as_root(
             machine,
             "Let the render group own the nodes (a udev rule), then join it",
             (script, "udevadm control --reload-rules && udevadm trigger", f"usermod -aG render {_user(machine)}"),
-            undo=("rm /etc/udev/rules.d/70-amdgpu.rules",),
+            undo=("rm /etc/udev/rules.d/70-kfd-render.rules",),
             needs=Need.RESTART,
             proof="DRV003",
         )

@@ -391,7 +391,7 @@ CASES = [
     Case("no compute interface", no_compute_interface, {"DRV002": "driver-missing"}, fix="HSA_AMD"),
     Case("not in the groups", not_in_the_groups, {"DRV003": "device-permission"}, fix="sudo usermod -aG render user"),
     Case("not logged in again", not_logged_in_again, {"DRV003": "device-permission"}, fix="newgrp render"),
-    Case("nodes of root", nodes_of_root, {"DRV003": "device-permission"}, fix="70-amdgpu.rules"),
+    Case("nodes of root", nodes_of_root, {"DRV003": "device-permission"}, fix="70-kfd-render.rules"),
     Case("mode alone", mode_alone_tells, {"DRV003": "device-permission"}, fix="sudo usermod -aG render user"),
     Case("driver package too old", old_driver_package, {"DRV004": "driver-version-mismatch"}, fix="amdgpu-install"),
     Case("driver package a little old", slightly_old_driver_package, {"DRV004": "driver-version-mismatch"}, WARN),
